@@ -21,6 +21,7 @@ ALL: dict[str, gateways.Gateway] = {
         gateways.Bare(),
         ours.Ours(),
         ours.OursLean(),
+        ours.OursWithPlan(),
         gateways.Portkey(),
         gateways.LiteLLM(),
     )

@@ -1,7 +1,8 @@
 """Measure what depends on the length of the history, at several lengths, and print one table with the ratios.
 
 Each database is filled by large statements (bench/growth_fill.py), must pass the audit, and is deleted afterwards.
-Lines of this process are CPU time on SQLite, and wall-clock time on PostgreSQL, where the server does the work.
+The databases take turns, so that the load of the machine changes all of them alike. Lines of this process are CPU time
+on SQLite, and wall-clock time on PostgreSQL, where the server does the work.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -30,15 +32,15 @@ from bench.growth_fill import ACCOUNTS, DAYS, History, fill
 from minitoolai.billing.archive_reader import ArchiveReader
 from minitoolai.billing.audit_position import AuditPosition, check_books
 from minitoolai.billing.usage import UsageCache
-from minitoolai.core.clock import MS_PER_DAY, SystemClock
+from minitoolai.core.clock import SystemClock
 from minitoolai.core.models import NewGeneration, Outcome
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import PlaceHold, Settle, Work
-from minitoolai.storage import ledger, reports
 from minitoolai.storage.backup import BackupWriter, dump_rows
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.object_store import LocalObjectStore
 from minitoolai.storage.opening import migrate, open_database
+from minitoolai.storage.tables import ledger, reports
 
 _EXAMPLES = """examples:
   python -m bench.growth
@@ -49,6 +51,7 @@ CHAT = NewGeneration("chat", "gpt-4o-mini", "fake", 150, 600)
 DONE = Outcome("succeeded", input_units=3, output_units=5, delivered_bytes=10)
 #: Name of a line → its value.
 Lines = dict[str, float]
+Call = Callable[[], object]
 
 
 def main() -> int:
@@ -62,15 +65,50 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where the databases are made (the system's folder for such files)")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    found: dict[int, Lines] = {}
-    for generations in sorted(options.generations):
-        with (
-            tempfile.TemporaryDirectory(dir=options.folder) as folder,
-            _database(Path(folder), options.postgres) as url,
-        ):
-            found[generations] = measure(Path(folder), url, generations)
+    with ExitStack() as stack:
+        filled = [
+            _filled(stack, options.folder, generations, options.postgres) for generations in sorted(options.generations)
+        ]
+        found = measure(filled)
     print_table(found)
     return 0
+
+
+@dataclass
+class Filled:
+    """A filled database, open for reading and writing."""
+
+    folder: Path
+    url: str
+    history: History
+    database: Database
+    connection: Connection
+    size: int
+    position: AuditPosition
+
+    @property
+    def account(self) -> int:
+        """Return the account whose lines are measured."""
+        return self.history.first_account
+
+
+def _filled(stack: ExitStack, parent: Path | None, generations: int, postgres: bool) -> Filled:
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=parent)))
+    url = stack.enter_context(_database(folder, postgres))
+    migrate(url)
+    database = open_database(url, serving=True)
+    with closing(database.connect()) as connection:
+        if database.name == "sqlite":
+            for pragma in ("synchronous=OFF", "foreign_keys=OFF", "cache_size=-400000", "wal_autocheckpoint=20000"):
+                connection.execute(f"PRAGMA {pragma}")
+        began_s = time.monotonic()
+        history = fill(connection, generations, SystemClock().now_ms())
+        _note(f"{generations:,} generations filled and closed in {time.monotonic() - began_s:.0f} s")
+        if database.name == "sqlite":
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection = stack.enter_context(closing(database.connect()))
+    assert check_books(connection, SystemClock().now_ms()) == {}, "the books of the bench do not add up"
+    return Filled(folder, url, history, database, connection, _size(database, url), AuditPosition())
 
 
 @contextmanager
@@ -94,27 +132,25 @@ def print_table(found: dict[int, Lines]) -> None:
         print(f"| {line} | {shown} | {values[-1] / max(values[0], 1e-9):.2f} |")
 
 
-def measure(folder: Path, url: str, generations: int) -> Lines:
-    """Fill one database and return its lines."""
-    migrate(url)
-    database = open_database(url, serving=True)
-    lines: Lines = {}
-    with closing(database.connect()) as connection:
-        if database.name == "sqlite":
-            for pragma in ("synchronous=OFF", "foreign_keys=OFF", "cache_size=-400000", "wal_autocheckpoint=20000"):
-                connection.execute(f"PRAGMA {pragma}")
-        began_s = time.monotonic()
-        history = fill(connection, generations, SystemClock().now_ms())
-        _note(f"{generations:,} generations filled and closed in {time.monotonic() - began_s:.0f} s")
-        if database.name == "sqlite":
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    size = _size(database, url)
-    with closing(database.connect()) as connection:
-        lines |= _measure_here(database, connection, history)
-    database.close()
-    lines |= _measure_server(folder, url)
-    lines["bytes of the database for each generation"] = size / generations
-    return lines
+def measure(filled: Sequence[Filled]) -> dict[int, Lines]:
+    """Return the lines of each database by its generations.
+
+    What takes milliseconds is measured in turns, one database after the other, so that the load of the machine changes
+    all of them alike.
+    """
+    found: dict[int, Lines] = {one.history.generations: {} for one in filled}
+    for name, times, unit, work_of in _turns():
+        works = [work_of(one) for one in filled]
+        for one, took in zip(filled, _medians(works, times, _clock(filled[0].database)), strict=True):
+            found[one.history.generations][name] = took * unit
+    for one in filled:
+        lines = found[one.history.generations]
+        lines |= _measure_once(one)
+        one.connection.close()
+        one.database.close()
+        lines |= _measure_server(one.folder, one.url)
+        lines["bytes of the database for each generation"] = one.size / one.history.generations
+    return found
 
 
 def _size(database: Database, url: str) -> int:
@@ -128,52 +164,75 @@ def _note(text: str) -> None:
     sys.stderr.flush()
 
 
-def _median(work: Callable[[], object], times: int, clock: Callable[[], float]) -> float:
-    took = []
+def _clock(database: Database) -> Callable[[], float]:
+    return time.process_time if database.name == "sqlite" else time.perf_counter
+
+
+def _medians(works: Sequence[Call], times: int, clock: Callable[[], float]) -> list[float]:
+    took: list[list[float]] = [[] for _ in works]
     for _ in range(times):
-        began = clock()
-        work()
-        took.append(clock() - began)
-    return statistics.median(took)
+        for each, work in zip(took, works, strict=True):
+            began = clock()
+            work()
+            each.append(clock() - began)
+    return [statistics.median(each) for each in took]
 
 
 # ── in this process ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _measure_here(database: Database, connection: Connection, history: History) -> Lines:
-    clock = time.process_time if database.name == "sqlite" else time.perf_counter
-    account, now = history.first_account, SystemClock()
-    assert check_books(connection, now.now_ms()) == {}, "the books of the bench do not add up"
-    lines: Lines = {}
-    pair = partial(_hold_and_settle, connection, account, now)
-    pair()
-    lines["hold and settle, µs"] = _median(pair, 400, clock) * 1e6
+def _turns() -> Iterator[tuple[str, int, float, Callable[[Filled], Call]]]:
+    """Yield name, times, unit and work of each line that is measured in turns."""
+    now = SystemClock()
+
+    def audit(one: Filled) -> Call:
+        assert one.position.check(one.connection, now.now_ms()) == {}
+        return lambda: one.position.check(one.connection, now.now_ms())
+
+    def first_audit(one: Filled) -> Call:
+        return lambda: AuditPosition().check(one.connection, now.now_ms())
+
+    def usage(one: Filled) -> Call:
+        archive = ArchiveReader(one.database, LocalObjectStore(Path(os.devnull)))
+        cache = UsageCache(one.database, now, archive)
+        return lambda: asyncio.run(cache.cells(one.account, 30))
+
+    def newest(one: Filled) -> Call:
+        return partial(_statement, one, None, now.now_ms())
+
+    def middle(one: Filled) -> Call:
+        version = one.history.generations // ACCOUNTS // 2
+        rows = one.connection.execute(
+            "SELECT created_ms FROM transfers WHERE debit = ? AND account_version = ?", (one.account, version)
+        )
+        return partial(_statement, one, version, rows[0][0])
+
+    yield "hold and settle, µs", 400, 1e6, lambda one: partial(_hold_and_settle, one.connection, one.account, now)
+    yield "audit after a start, ms: the last two days, and the sums of all others", 3, 1e3, first_audit
+    yield "audit of each minute, ms", 21, 1e3, audit
+    yield "usage page of 30 days, ms", 41, 1e3, usage
+    yield "statement page, newest, ms", 41, 1e3, newest
+    yield "statement page, middle, ms", 41, 1e3, middle
+
+
+def _statement(one: Filled, below: int | None, before_ms: int) -> None:
+    page = reports.statement_page(one.connection, one.account, below=below, before_ms=before_ms, rows=50)
+    assert len(page) == 50
+
+
+def _measure_once(one: Filled) -> Lines:
+    clock, lines = _clock(one.database), {}
+    archive = ArchiveReader(one.database, LocalObjectStore(Path(os.devnull)))
     began = clock()
-    position = AuditPosition()
-    assert position.check(connection, now.now_ms()) == {}
-    lines["audit after a start, ms: the last two days, and the sums of all others"] = (clock() - began) * 1e3
-    lines["audit of each minute, ms"] = _median(lambda: position.check(connection, now.now_ms()), 9, clock) * 1e3
-    archive = ArchiveReader(database, LocalObjectStore(Path(os.devnull)))
-    usage = UsageCache(database, now, archive)
-    cells = lambda: asyncio.run(usage.cells(account, 30))  # noqa: E731 - a name for one expression
-    cells()
-    lines["usage page of 30 days, ms"] = _median(cells, 21, clock) * 1e3
-    middle = history.generations // ACCOUNTS // 2
-    middle_ms = (history.from_ms + history.until_ms) // 2 + MS_PER_DAY // 4
-    for name, below, before_ms in (("newest", None, now.now_ms()), ("middle", middle, middle_ms)):
-        page = partial(reports.statement_page, connection, account, below=below, before_ms=before_ms, rows=50)
-        assert len(page()) == 50
-        lines[f"statement page, {name}, ms"] = _median(page, 21, clock) * 1e3
-    began = clock()
-    rows = len(asyncio.run(whole_statement(archive, account)))
+    rows = len(asyncio.run(whole_statement(archive, one.account)))
     lines["statement to download, µs for each row"] = (clock() - began) / rows * 1e6
     began = clock()
-    with open(os.devnull, "wb") as file, connection.snapshot():
+    with open(os.devnull, "wb") as file, one.connection.snapshot():
         writer = BackupWriter(file)
-        for chunk in dump_rows(connection):
+        for chunk in dump_rows(one.connection):
             writer.write_rows(chunk)
         writer.finish()
-    lines["backup, µs for each generation"] = (clock() - began) / history.generations * 1e6
+    lines["backup, µs for each generation"] = (clock() - began) / one.history.generations * 1e6
     return lines
 
 
@@ -212,7 +271,8 @@ def _measure_server(folder: Path, url: str) -> Lines:
             body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_completion_tokens": 50}
             ask = partial(session.post, f"{server.url}/v1/chat/completions", json=body, headers=customer.headers)
             assert ask(timeout=30).status_code == 200
-            lines["plain request, ms of a client"] = _median(lambda: ask(timeout=30), 300, time.perf_counter) * 1e3
+            (took,) = _medians([lambda: ask(timeout=30)], 300, time.perf_counter)
+            lines["plain request, ms of a client"] = took * 1e3
         server.terminate()
         server.wait()
     return lines

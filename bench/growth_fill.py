@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from minitoolai.billing.audit_days import next_closable, read_day
 from minitoolai.core.clock import MS_PER_DAY, first_id_at
 from minitoolai.ledger.types import FUNDING, REVENUE
-from minitoolai.storage import accounts, audit
 from minitoolai.storage.database import Connection
+from minitoolai.storage.tables import accounts, audit
 
 ACCOUNTS = 100
 DAYS = 100
@@ -32,8 +32,11 @@ class History:
     until_ms: int
 
 
-def fill(connection: Connection, generations: int, now_ms: int) -> History:
-    """Write the history of ACCOUNTS customers over DAYS days, up to two hours ago."""
+def fill(connection: Connection, generations: int, now_ms: int, *, close: bool = True) -> History:
+    """Write the history of ACCOUNTS customers over DAYS days, up to two hours ago.
+
+    `close`: close its days. Without that, more can be written into them.
+    """
     until_ms = now_ms - 7_200_000
     from_ms = until_ms - DAYS * MS_PER_DAY
     with connection.transaction():
@@ -44,7 +47,8 @@ def fill(connection: Connection, generations: int, now_ms: int) -> History:
     for begin in range(0, generations, PIECE):
         _fill_piece(connection, history, begin, min(begin + PIECE, generations))
     _add_credits_and_sums(connection, history)
-    _close_days(connection, now_ms)
+    if close:
+        close_days(connection, now_ms)
     return history
 
 
@@ -106,7 +110,10 @@ def _add_credits_and_sums(connection: Connection, history: History) -> None:
             [("grant", FUNDING, *row) for row in rows],
         )
         posted = OPENING + credits * block - each * PRICE
-        connection.execute("UPDATE accounts SET posted = ?, version = ? WHERE is_system = 0", (posted, each + credits))
+        connection.execute(
+            "UPDATE accounts SET posted = ?, version = ? WHERE is_system = 0 AND id >= ?",
+            (posted, each + credits, history.first_account),
+        )
         connection.execute(
             "INSERT INTO usage_days (account_id, day, kind, model, key_id, requests, input_units, output_units, cost,"
             f" purchase) SELECT account_id, created_ms / {MS_PER_DAY}, kind, model, key_id, count(*), sum(input_units),"
@@ -117,7 +124,8 @@ def _add_credits_and_sums(connection: Connection, history: History) -> None:
         connection.execute("VACUUM ANALYZE")
 
 
-def _close_days(connection: Connection, now_ms: int) -> None:
+def close_days(connection: Connection, now_ms: int) -> None:
+    """Close every day that can be, as a server does in the background."""
     while (following := next_closable(connection, now_ms)) is not None:
         day, before = following
         reader = read_day(connection, day)

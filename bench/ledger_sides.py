@@ -17,8 +17,8 @@ import psycopg
 from minitoolai.core.models import NewGeneration, Outcome
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Credit, Held, PlaceHold, Settle, Settled
-from minitoolai.storage import accounts, ledger
 from minitoolai.storage.opening import migrate, open_database
+from minitoolai.storage.tables import accounts, ledger
 from minitoolai.storage.writer import Writer
 
 FUNDS = 10**15

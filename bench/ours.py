@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from decimal import Decimal
+from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,6 +35,17 @@ max_output = 16_384
 engines = ["openai"]
 """
 
+_SELLING = """
+[groups.bench]
+factor = 0.9
+
+[plans.bench]
+price = "0"
+credit = "5000.00"
+window_5h = "5000.00"
+window_week = "5000.00"
+"""
+
 
 class Ours(Gateway):
     """MiniToolAI behind an upstream that sends every documented field, as OpenAI does."""
@@ -48,7 +60,8 @@ class Ours(Gateway):
     def missing(self) -> str | None:
         return None if self._program else "not installed: make install"
 
-    def start(self, place: Place) -> Running:
+    def environment(self, place: Place) -> dict[str, str]:
+        """Return the settings of the server."""
         upstream = place.lean_port if self.lean else place.full_port
         env = {
             "MINITOOLAI_DATA_DIR": str(place.folder / "data"),
@@ -61,12 +74,16 @@ class Ours(Gateway):
             catalog = place.folder / "catalog.toml"
             catalog.write_text(_LEAN_CATALOG)
             env["MINITOOLAI_CATALOG"] = str(catalog)
-        self.env = env
+        return env
+
+    def start(self, place: Place) -> Running:
+        self.env = self.environment(place)
         self._run("account", "create", _EMAIL, "--credit", str(_CREDIT))
+        self.prepare()
         key = self._run("key", "create", _EMAIL).strip()
         port = free_port()
         command = [str(self._program), "serve", "--host", "127.0.0.1", "--port", str(port)]
-        child = Child(command, log=place.folder / "log", cores=place.cores, env=env)
+        child = Child(command, log=place.folder / "log", cores=place.cores, env=self.env)
         try:
             child.wait_ready(f"http://127.0.0.1:{port}/readyz", within_s=60)
         except BaseException:
@@ -83,8 +100,19 @@ class Ours(Gateway):
             return f"STILL HELD: {balance['held']}"
         if errors:
             return "audit empty; sum not checked because of errors"
-        charged, due = _CREDIT - balance["balance"], answers * _price_of_one()
+        charged, due = self.charged(running, balance), answers * self.price()
         return "exact" if charged == due else f"CHARGED {charged}, DUE {due}"
+
+    def prepare(self) -> None:
+        """Prepare the account further."""
+
+    def charged(self, running: Running, balance: dict[str, Decimal]) -> Decimal:
+        """Return what all requests together were charged."""
+        return _CREDIT - balance["balance"]
+
+    def price(self) -> Decimal:
+        """Return what one request costs."""
+        return _price_of_one()
 
     def _run(self, *arguments: str) -> str:
         done = self._command(*arguments)
@@ -107,6 +135,29 @@ class OursLean(Ours):
 
     name, title = "minitoolai-lean", "MiniToolAI, every event rewritten"
     lean = True
+
+
+class OursWithPlan(Ours):
+    """MiniToolAI, for an account with a price group and a plan with windows, which pays for every request."""
+
+    name, title = "minitoolai-plan", "MiniToolAI, account with a group and a plan"
+
+    def environment(self, place: Place) -> dict[str, str]:
+        catalog = place.folder / "catalog.toml"
+        catalog.write_text((files("minitoolai") / "catalog.toml").read_text("utf-8") + _SELLING)
+        return super().environment(place) | {"MINITOOLAI_CATALOG": str(catalog)}
+
+    def prepare(self) -> None:
+        self._run("account", "group", _EMAIL, "bench")
+        self._run("plan", "start", _EMAIL, "bench")
+
+    def charged(self, running: Running, balance: dict[str, Decimal]) -> Decimal:
+        plan = _get(running, "/api/balance/")["plan"]
+        assert isinstance(plan, dict)
+        return _CREDIT - balance["balance"] + Decimal(plan["credit"]) - Decimal(plan["available"])
+
+    def price(self) -> Decimal:
+        return _price_of_one() * Decimal("0.9")
 
 
 class Other(Ours):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import resource
 import socket
 import sqlite3
@@ -15,6 +17,12 @@ from pathlib import Path
 import pytest
 import requests
 
+from minitoolai.app import Server
+from minitoolai.bootstrap import build
+from minitoolai.http.asgi import App, Receive, Scope, Send
+from minitoolai.http.request_context import RequestContext
+from minitoolai.settings import Settings
+from tests.http.serving.test_fast_path import Cycle
 from tests.support import catalogs
 from tests.support.ask import API, HELLO, OPENAI, check_refusal, events, post, said, start
 from tests.support.server import PROGRAM, Account, ServerProcess
@@ -255,7 +263,9 @@ def test_demo_on_an_existing_data_folder_creates_a_new_key_for_its_account(tmp_p
         with server.start("--demo") as running:
             keys.add(running.demo_key())
     assert len(keys) == 2
-    assert "$5.000000000" in server.command("balance", "demo@example.com").stdout
+    assert server.command("balance", "demo@example.com").stdout.startswith("balance $5.00  ")
+    listed = server.command("key", "list", "demo@example.com").stdout
+    assert re.findall(r"^\w+  (\w+) +demo$", listed, re.MULTILINE) == ["revoked", "active"], listed
 
 
 def test_concurrent_responses_do_not_wait_for_each_other(own_server: ServerProcess) -> None:
@@ -271,3 +281,53 @@ def test_concurrent_responses_do_not_wait_for_each_other(own_server: ServerProce
     assert time.monotonic() - started_s < 7
     assert all(events(text)[-1] == "[DONE]" for text in done)
     assert len(done) == 8
+
+
+# ── bugs ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Faulty(Server):
+    """A server with a bug in every handler, before or after the head of the response was sent."""
+
+    is_late = False
+
+    def _handler(self, scope: Scope, headers: dict[bytes, bytes], context: RequestContext) -> App:
+        async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+            if self.is_late:
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+            raise LookupError("a bug")
+
+        return fail
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/v1/chat/completions", ("error", "code")),
+        ("/v1/messages", ("error", "type")),
+        ("/api/texttoimage/", ("code",)),
+    ],
+)
+def test_a_bug_is_a_500_in_the_format_of_the_path(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str, code: tuple[str, ...]
+) -> None:
+    cycle = Cycle(path=path)
+    asyncio.run(cycle.cycle.run_asgi(Faulty(build(Settings(data_dir=tmp_path)))))  # type: ignore[arg-type]
+    head, _, body = cycle.wire.data.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 500 ")
+    found = json.loads(body)
+    for name in code:
+        found = found[name]
+    assert found == ("api_error" if path == "/v1/messages" else "internal_error")
+    # The log has the traceback, under the ID that the client can quote.
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert f"x-request-id: {record.getMessage().split()[1]}".encode() in head
+
+
+def test_after_the_head_of_a_response_a_bug_closes_the_connection(tmp_path: Path) -> None:
+    server = Faulty(build(Settings(data_dir=tmp_path)))
+    server.is_late = True
+    cycle = Cycle()
+    asyncio.run(cycle.cycle.run_asgi(server))  # type: ignore[arg-type]
+    assert b"500" not in cycle.wire.data
+    assert not cycle.cycle.response_complete

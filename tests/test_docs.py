@@ -134,3 +134,26 @@ def test_every_work_of_others_that_is_shipped_is_in_the_notice() -> None:
     assert len(works) >= 5
     notice = (ROOT / "NOTICE").read_text("utf-8")
     assert [work for works_ in works for work in works_.split(", ") if work not in notice] == []
+
+
+# ── faults that were found once ───────────────────────────────────────────────────────────────────────────
+
+
+def test_the_reference_of_commands_shows_no_placeholder_of_the_parser() -> None:
+    assert "SUPPRESS" not in (DOCS / "reference" / "cli.md").read_text("utf-8")
+
+
+def test_the_readme_can_be_followed_from_top_to_bottom() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert text.index("git clone") < text.index("make serve")
+    assert text.index("export MINITOOLAI_KEY=") < text.index("$MINITOOLAI_KEY")
+    commands = re.findall(
+        r"^\S*minitoolai .*$", "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)), re.MULTILINE
+    )
+    # Later ones follow `export PATH=…`.
+    assert commands[0].startswith(".venv/bin/minitoolai ")
+
+
+def test_no_page_names_a_code_that_is_never_sent() -> None:
+    pages = [*(PACKAGE / "portal" / "templates").rglob("*.html"), *(DOCS / "reference").glob("*.md")]
+    assert [page.name for page in pages if "key_forbids" in page.read_text("utf-8")] == []

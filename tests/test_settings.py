@@ -54,7 +54,7 @@ def test_a_variable_is_read_in_the_type_of_its_default(name: str, text: str, val
         ("TOTAL_TIMEOUT_S", "-1", "at least 1"),
         ("TOTAL_TIMEOUT_S", "0", "at least 1"),
         ("FIRST_TOKEN_TIMEOUT_S", "0", "at least 1"),
-        ("LLAMA_SLOTS", "0", "at least 1"),
+        ("LLAMA_SLOTS", "-1", "at least 0"),
         ("SPEECH_PROCESSES", "0", "at least 1"),
         ("ACCESS_LOG", "maybe", "1 or 0"),
     ],

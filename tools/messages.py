@@ -36,6 +36,9 @@ PLURALS = {
 TRANSLATED = [lang for lang in LANGUAGES if lang != DEFAULT]
 #: Module of the portal → the folder of templates whose catalog has its texts, where the names differ.
 TEMPLATES_OF = {
+    "money": "money",
+    "papers": "money",
+    "notice_mail": "money",
     "auth": "access",
     "letters": "access",
     "security": "account",
@@ -43,6 +46,10 @@ TEMPLATES_OF = {
     "docs": "guide",
     "home": "pages",
     "playground": "studio",
+    "transcribe": "studio",
+    "corrections": "admin",
+    "selling": "admin",
+    "insight": "admin",
 }
 #: A text: its singular, and its plural if it has one.
 Text = tuple[str, ...]
@@ -53,7 +60,8 @@ def domains() -> dict[str, list[Path]]:
     """Part of the portal → its files: a folder of templates and the module of its name; the rest is `frame`."""
     parts = {"frame": []} | {folder.name: [] for folder in sorted(TEMPLATES.iterdir()) if folder.is_dir()}
     for path in sorted(PORTAL.rglob("*.py")):
-        part = TEMPLATES_OF.get(path.stem, path.stem)
+        name = path.parent.name if path.parent.name in TEMPLATES_OF else path.stem
+        part = TEMPLATES_OF.get(name, name)
         parts[part if part in parts else "frame"].append(path)
     for path in sorted(TEMPLATES.rglob("*.html")):
         parts[path.relative_to(TEMPLATES).parts[0]].append(path)
@@ -83,7 +91,9 @@ def _texts_of(path: Path) -> Iterator[Text]:
             messages = [row[2] for row in extract_python(file, list(KEYWORDS), (), {})]
     for message in messages:
         parts = message if isinstance(message, tuple | list) else (message,)
-        yield tuple(part for part in parts[:2] if part)
+        # A call whose argument is no text has nothing to translate.
+        if found := tuple(part for part in parts[:2] if part):
+            yield found
 
 
 def catalog(lang: str) -> Translations:

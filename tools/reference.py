@@ -7,71 +7,20 @@ import ast
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import minitoolai
 from minitoolai.api.openapi import describe
 from minitoolai.cli.main import build_parser
-from minitoolai.core import catalog, errors
-from minitoolai.core.catalog_loader import read_catalog
+from minitoolai.core import errors
+from minitoolai.core.catalog import catalog, selling, shop, tax
+from minitoolai.core.catalog.loader import read_catalog
 from minitoolai.core.money import format_dollars
-from minitoolai.engines.chat.failures import REQUEST_CODES
-from minitoolai.http.errors import TABLE
+from minitoolai.http.errors import error_codes
 from minitoolai.observability.metrics import METRICS
 from minitoolai.settings import PREFIX, Settings
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 NOTE = "<!-- Generated from the code by python -m tools.reference; do not edit. -->\n\n"
-#: Codes that no exception class has as its default.
-MORE_CODES = {
-    "content_filter": (400, "invalid_request_error", "The content filter of the model's provider refused the request."),
-    "invalid_json": (400, "invalid_request_error", "The body is not a JSON object, or is nested too deeply."),
-    "invalid_encoding": (400, "invalid_request_error", "The body is not in the encoding that Content-Encoding says."),
-    "method_not_allowed": (405, "invalid_request_error", "The path exists, but not for this method."),
-    "string_above_max_length": (400, "invalid_request_error", "The text is longer than the limit."),
-    "link_expired": (
-        410,
-        "invalid_request_error",
-        "The link has expired; poll the job for a new one.",
-    ),
-    "picture_removed": (410, "invalid_request_error", "The image was deleted because its retention time is over."),
-    "invalid_image": (
-        400,
-        "invalid_request_error",
-        "The file is not a JPEG, PNG, WebP or GIF image, or it is damaged.",
-    ),
-    "image_too_large": (400, "invalid_request_error", "The image has more pixels than the limit."),
-    "cancelled": (None, "", "Of a job: it was cancelled before it was done; nothing was charged."),
-    "nothing_to_speak": (400, "invalid_request_error", "The text to speak contains no letter and no digit."),
-    "markup_not_supported": (
-        400,
-        "invalid_request_error",
-        "The text to speak contains markup (SSML); send plain text.",
-    ),
-    "voice_not_found": (400, "invalid_request_error", "The voice does not exist; the message lists similar names."),
-    "language_not_supported": (
-        400,
-        "invalid_request_error",
-        "No voice speaks this language; the message lists the languages.",
-    ),
-    "email_taken": (None, "", "On the command line: the e-mail address already has an account."),
-    "expired": (None, "", "Of a job: no worker could run it for a day; nothing was charged."),
-    "storage_error": (None, "", "Of a job: the image could not be stored; nothing was charged."),
-    "key_expired": (401, "authentication_error", "The key has expired."),
-    "model_not_allowed": (
-        403,
-        "permission_error",
-        "The key may not use this model; the message lists the models it may use.",
-    ),
-    "address_not_allowed": (403, "permission_error", "The key may not be used from this IP address."),
-    "interrupted": (
-        500,
-        "server_error",
-        "The server died, or was paused for so long that the charge was recorded without it; "
-        "the cost up to the last checkpoint was charged. Send the request again.",
-    ),
-    "client_left": (None, "", "Of a generation: the caller disconnected; what had been generated was charged."),
-}
 
 
 def pages() -> dict[str, str]:
@@ -130,24 +79,17 @@ def _metrics() -> str:
 # ── errors ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _classes(kind: type[errors.ServiceError]) -> Iterator[type[errors.ServiceError]]:
-    yield kind
-    for child in kind.__subclasses__():
-        yield from _classes(child)
-
-
 def _errors() -> str:
-    known: dict[str, tuple[Any, ...]] = {}
-    for kind in _classes(errors.ServiceError):
-        if kind is errors.ClientLeft or kind.code in known:
-            continue
-        status, type_ = next((status, name) for cls, status, name in TABLE if issubclass(kind, cls))
-        again = "yes" if kind.retryable else ""
-        known[kind.code] = (status, f"`{kind.code}`", f"`{type_}`", again, _first_line(kind))
-    refused = {code: (400, "invalid_request_error", about) for code, about in REQUEST_CODES.items()}
-    for code, (status, type_, about) in {**refused, **MORE_CODES}.items():
-        known[code] = (status or "", f"`{code}`", f"`{type_}`" if type_ else "", "", about)
-    rows = sorted(known.values(), key=lambda row: (row[0] or 999, row[1]))
+    rows = [
+        (
+            one.status or "",
+            f"`{one.code}`",
+            f"`{one.kind}`" if one.kind else "",
+            "yes" if one.retryable else "",
+            one.about,
+        )
+        for one in error_codes()
+    ]
     head = ("status", "code", "type", "retry", "meaning")
     return (
         '# Errors\n\nThe body has OpenAI\'s shape everywhere: `{"error": {"message", "type", "param", "code"}}`. '
@@ -156,7 +98,7 @@ def _errors() -> str:
         '`{"status": "error", "jobid": null, "signature": null, "message", "code"}`.\n\n'
         + _table(head, *rows)
         + "\n## Exception classes\n\nFor contributors: every class of `core/errors.py`, below the class that it "
-        "extends. Classes without a code never reach a caller.\n\n"
+        "extends. A class without a code gets one where it is raised, or never reaches a caller.\n\n"
         + _table(("class", "code", "meaning"), *_exceptions(Exception))
     )
 
@@ -169,7 +111,7 @@ def _exceptions(parent: type, depth: int = 0) -> Iterator[tuple[object, ...]]:
     """Yield a row for each class of core/errors.py below `parent`, subclasses after their parents."""
     for kind in parent.__subclasses__():
         if kind.__module__ == errors.__name__:
-            code = getattr(kind, "code", "")
+            code = "" if kind is errors.KeyForbids else getattr(kind, "code", "")
             yield f"{'– ' * depth}`{kind.__name__}`", f"`{code}`" if code else "", _first_line(kind)
             yield from _exceptions(kind, depth + 1)
 
@@ -267,6 +209,12 @@ def _catalog() -> str:
         f"## `image_tokens`\n\n{_keys(catalog.ImageTokens)}\n"
         f'## `[embedding."MODEL"]`\n\n{_keys(catalog.EmbeddingEntry)}\n'
         f'## `[image."MODEL"]`\n\n{_keys(catalog.ImageEntry)}\n'
+        "## `[groups.NAME]`\n\nWhat the accounts of a group pay. Each price times the factor is rounded up to its"
+        " smallest unit: a pico-dollar per token or request, a nano-dollar per character, second or image.\n\n"
+        f"{_keys(selling.GroupEntry)}\n"
+        f"## `[plans.NAME]`\n\n{_keys(selling.PlanEntry)}\n"
+        f"## `[shop]`\n\n{_keys(shop.ShopEntry)}\n"
+        f"## `[tax]`\n\n{_keys(tax.TaxEntry)}\n"
         f"## As shipped\n\n{_table(*rows)}\n{_table(*drawn)}"
     )
 

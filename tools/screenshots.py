@@ -3,6 +3,7 @@
     python -m tools.screenshots                     all pages
     python -m tools.screenshots /usage /studio      only these pages
     python -m tools.screenshots --all FOLDER        all eight variants of each page, full length, into FOLDER
+    python -m tools.screenshots --readme            docs/portal-home.png and docs/portal-usage.png of the README
 
 Starts a server of its own with a user who has a month of usage. Needs chromium and the packages of `make dev`.
 """
@@ -10,6 +11,7 @@ Starts a server of its own with a user who has a month of usage. Needs chromium 
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import sys
 import tempfile
@@ -17,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 from tests.support.all_kinds import CATALOG
 from tests.support.browse import Visitor
@@ -70,9 +73,32 @@ def take(
         context.close()
 
 
+#: PNG of the README → its page.
+README_PICTURES = {"portal-home.png": "/", "portal-usage.png": "/usage"}
+README_SIZE = (1100, 860)
+LARGEST_README_PICTURE = 150_000
+
+
+def take_for_readme(browser: Browser, member: Visitor, folder: Path) -> Iterator[Path]:
+    """Take the pictures of the README, with few colours so that they stay small."""
+    width, height = README_SIZE
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme="light")
+    page = context.new_page()
+    for name, path in README_PICTURES.items():
+        if path not in OPEN:
+            enter(context, member)
+        page.goto(f"{member.server.url}/en{path}")
+        picture = Image.open(io.BytesIO(page.screenshot(type="png"))).convert("RGB")
+        file = folder / name
+        picture.quantize(128, dither=Image.Dither.NONE).save(file, optimize=True)
+        assert file.stat().st_size <= LARGEST_README_PICTURE, f"{file} is too large"
+        yield file
+    context.close()
+
+
 def name_of(path: str) -> str:
     """`/admin/accounts/1001` → `admin-account`"""
-    return re.sub(r"s/\w{12}$|s/\d+$", "", path).strip("/").replace("/", "-") or "home"
+    return re.sub(r"s/gen-\w+|s/\w{12}$|s/\d+(?=/|$)", "", path).strip("/").replace("/", "-") or "home"
 
 
 def main() -> int:
@@ -84,6 +110,7 @@ def main() -> int:
     parser.add_argument(
         "--all", type=Path, metavar="FOLDER", help="all variants of each page, full length, into this folder"
     )
+    parser.add_argument("--readme", action="store_true", help="the two pictures of the README")
     options = parser.parse_args()
     folder, looks = (options.all, ALL) if options.all else (FOLDER, LOOKS)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +119,10 @@ def main() -> int:
         with sync_playwright() as playwright:
             browser = chromium(playwright)
             wanted = options.pages or pages(server)
-            files = list(take(browser, member, wanted, folder, looks, whole=bool(options.all)))
+            if options.readme:
+                files = list(take_for_readme(browser, member, FOLDER.parent))
+            else:
+                files = list(take(browser, member, wanted, folder, looks, whole=bool(options.all)))
             browser.close()
     size = sum(file.stat().st_size for file in files)
     sys.stdout.write(f"{len(files)} screenshots, {size / 1e6:.1f} MB, in {folder}\n")

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minitoolai.accounts.revocation import RevocationWatch
+from minitoolai.api.openapi import describe
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.bootstrap import Services
-from minitoolai.core.errors import CatalogError, EngineError, SettingsError
-from minitoolai.core.logs import current_request
-from minitoolai.core.threads import CONTROL, close_pools
-from minitoolai.engines.chat.llama import LlamaEngine
+from minitoolai.core.errors import CatalogError, EngineError, SettingsError, internal_error
+from minitoolai.core.telemetry.logs import current_request
+from minitoolai.core.threads import CONTROL, UPLOADS, close_pools
+from minitoolai.engines.chat.llama.engine import LlamaEngine
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
-from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
+from minitoolai.http.asgi import App, Receive, Scope, Send, respond_error, sort_headers
 from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
 from minitoolai.http.request_context import REQUEST_CONTEXT, RequestContext, allow_origin, is_preflight, preflight
 from minitoolai.http.serving.fast_path import http10_body
@@ -30,10 +31,10 @@ from minitoolai.images.webhooks import WebhookLog
 from minitoolai.observability.metrics import MetricsPage
 from minitoolai.observability.metrics_port import MetricsPort
 from minitoolai.observability.watchdog import Watchdog
-from minitoolai.portal.routes import is_portal_path, portal
-from minitoolai.storage.accounts import KEYS_CHANNEL
-from minitoolai.storage.jobs import JOBS_CHANNEL
+from minitoolai.portal.routes import is_portal_path, page_for_browser, portal
 from minitoolai.storage.sqlite import exclusive_database
+from minitoolai.storage.tables.accounts import KEYS_CHANNEL
+from minitoolai.storage.tables.jobs import JOBS_CHANNEL
 
 if TYPE_CHECKING:
     from minitoolai.storage.database import Membership
@@ -57,9 +58,9 @@ class Server:
         self._tasks: list[asyncio.Task[None]] = []
         self._why_not_ready: str | None = "starting"
         images, keys = services.images, services.keys
-        self._hot = hot_paths(services.chats, services.speech, keys) | image_paths(
-            images, keys, services.settings, services.site.request_failures
-        )
+        heard = services.transcription
+        hot = hot_paths(services.chats, services.responses, services.speech, heard.service, heard.forms, keys)
+        self._hot = hot | image_paths(images, keys, services.settings, services.site.request_failures, heard.uploads)
         self._other: Any = other_paths(
             key_verifier=services.keys,
             reports=services.reports,
@@ -67,9 +68,11 @@ class Server:
             why_not_ready=self.why_not_ready,
             image_service=images.service,
             image_delivery=images.delivery,
+            responses=services.responses,
             webhook_log=WebhookLog(services.database, services.images.webhook_secrets),
+            browser_page=page_for_browser(services.site),
         )
-        self._portal: Any = portal(services.site)
+        self._portal: Any = portal(services.site, describe())
         self._idempotent = Idempotent(services.idempotency, services.keys)
         self._watchdog = Watchdog(self.route_template)
         page = MetricsPage(services.metric_sources(), self.why_not_ready, self._watchdog.longest_s)
@@ -119,6 +122,11 @@ class Server:
                 await self._idempotent(handler, name, scope, receive, send)
                 return
             await handler(scope, receive, send)
+        except Exception as bug:
+            if context.is_response_started():
+                raise
+            log.exception("request %s failed", context.request_id())
+            await respond_error(send, internal_error(bug), [], scope["path"])
         finally:
             # The context refers to uvicorn's side of the request, which refers to the scope. Break that cycle here, so
             # that no garbage collection is needed.
@@ -165,16 +173,20 @@ class Server:
         self._register_process()
         await self._metrics.open()
         services.writer.start()
+        await UPLOADS.run(services.transcription.uploads.delete_abandoned)
         if not services.database.is_shared:
             # No other process can own holds or jobs of this file, so recover all of them now.
             await services.auditor.recover(force=True)
             await services.images.worker.recover(include_unexpired=True)
+            await services.responses.recover(include_unexpired=True)
         self._tasks = [
             asyncio.create_task(services.in_flight.run_ticker()),
             asyncio.create_task(services.auditor.run()),
             asyncio.create_task(services.sweeper.run()),
             asyncio.create_task(services.archive_keeper.run()),
+            asyncio.create_task(services.plan_keeper.run()),
             asyncio.create_task(services.images.worker.run()),
+            asyncio.create_task(services.responses.run()),
             asyncio.create_task(services.images.sweeper.run()),
             asyncio.create_task(services.images.webhooks.run()),
             asyncio.create_task(services.site.run()),
@@ -194,12 +206,17 @@ class Server:
         try:
             yield
         finally:
-            await asyncio.gather(services.in_flight.drain(2.0), services.images.worker.drain(2.0))
+            await asyncio.gather(
+                services.in_flight.drain(2.0), services.images.worker.drain(2.0), services.responses.drain(2.0)
+            )
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await asyncio.gather(*(engine.stop() for engine in services.engines.values()))
             await asyncio.gather(*(engine.stop() for engine in services.speech_engines.values()))
+            await asyncio.gather(*(engine.stop() for engine in services.transcription.service.engines.values()))
+            await services.transcription.meter.stop()
+            services.transcription.uploads.close()
             await asyncio.gather(*(engine.stop() for engine in services.images.engines.values()))
             await self._metrics.close()
             await services.site.close()
@@ -211,6 +228,7 @@ class Server:
                 await CONTROL.run(self._registration.stop)
             services.chats.routes.fallbacks.flush()
             services.chats.routes.rate_limits.flush()
+            services.shared.stand_ins.unavailable.flush()
             services.chats.charging.refusals.flush()
             services.database.close()
             close_pools()
@@ -235,6 +253,7 @@ class Server:
             self._services.clock.process_number = self._registration.number
         if channel in (None, JOBS_CHANNEL):
             self._services.images.worker.events.notify_queued()
+            self._services.responses.notify()
         if channel in (None, KEYS_CHANNEL):
             self._services.keys.invalidate(payload)
 
@@ -291,13 +310,15 @@ def serve(services: Services, *, ready: Callable[[int], None], listening: socket
     settings, worker = services.settings, services.images.worker
 
     async def drain(within_s: float) -> None:
-        await asyncio.gather(services.in_flight.drain(within_s), worker.drain(within_s))
+        await asyncio.gather(
+            services.in_flight.drain(within_s), worker.drain(within_s), services.responses.drain(within_s)
+        )
 
     def on_listening(port: int) -> None:
         services.images.address.listening_on(port)
         ready(port)
 
-    catalog = services.catalog_reload()
+    catalog = services.catalog_reload
 
     def on_hangup() -> None:
         try:

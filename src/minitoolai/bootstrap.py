@@ -12,17 +12,22 @@ from minitoolai.billing.archiver import ArchiveKeeper, Archiver, ServerAccess
 from minitoolai.billing.audit import Auditor, shortfall_limit
 from minitoolai.billing.charging import Charging
 from minitoolai.billing.idempotency import IdempotencyStore
+from minitoolai.billing.plans import PlanKeeper
 from minitoolai.billing.retention import RetentionSweeper, retention_policy
 from minitoolai.billing.shared import SharedServices
 from minitoolai.chat.catalog_reload import CatalogReload
 from minitoolai.chat.image_inputs import ImageInputs
 from minitoolai.chat.service import ChatService
-from minitoolai.core.catalog import Catalog
-from minitoolai.core.catalog_loader import read_catalog
+from minitoolai.chat.stored.background import BackgroundResponses
+from minitoolai.chat.stored.background import build as build_responses
+from minitoolai.core.catalog.catalog import Catalog
+from minitoolai.core.catalog.loader import read_catalog
+from minitoolai.core.catalog.stand_ins import StandIns
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.marks import MarkCodec
-from minitoolai.core.tracing import attempt_headers
+from minitoolai.core.telemetry.tracing import attempt_headers
+from minitoolai.engines.chat.llama.engine import LlamaEngine
 from minitoolai.engines.factory import (
     check_engine_settings,
     make_concurrency_limits,
@@ -43,9 +48,11 @@ from minitoolai.portal.site import Site, build_site
 from minitoolai.settings import Settings
 from minitoolai.speech.service import SpeechService
 from minitoolai.storage.database import Database
-from minitoolai.storage.object_store import build_object_store
+from minitoolai.storage.object_store import ObjectStore, build_object_store
 from minitoolai.storage.opening import open_database
 from minitoolai.storage.writer import Writer
+from minitoolai.transcription.build import Transcriptions
+from minitoolai.transcription.build import build as build_transcription
 
 
 @dataclass(frozen=True)
@@ -60,35 +67,23 @@ class Services:
     engines: dict[str, ChatEngine]
     speech_engines: dict[str, SpeechEngine]
     chats: ChatService
+    responses: BackgroundResponses
     speech: SpeechService
+    transcription: Transcriptions
     images: Images
     in_flight: InFlight
     keys: KeyVerifier
     idempotency: IdempotencyStore
     sweeper: RetentionSweeper
     archive_keeper: ArchiveKeeper
+    plan_keeper: PlanKeeper
     reports: Reports
     auditor: Auditor
     site: Site
+    catalog_reload: CatalogReload
     #: None if tracing is off.
     tracing: Tracing | None
     shared: SharedServices
-
-    def catalog_reload(self) -> CatalogReload:
-        """Return the object that reloads the catalog of this process."""
-        settings = self.settings
-
-        def read() -> Catalog:
-            catalog = read_catalog(catalog_path(settings))
-            check_engine_settings(catalog, settings)
-            return catalog
-
-        def make(catalog: Catalog, name: str) -> ChatEngine:
-            headers = attempt_headers if self.tracing else None
-            limits = make_concurrency_limits(catalog)
-            return make_engine(name, catalog.engines[name], settings, self.http, limits, headers)
-
-        return CatalogReload(read, self.chats, self.engines, make)
 
     def metric_sources(self) -> MetricSources:
         """Return the services that /metrics reads."""
@@ -96,6 +91,7 @@ class Services:
             self.shared,
             self.engines,
             self.speech_engines,
+            self.transcription.service.engines,
             self.chats.routes,
             self.images,
             self.auditor,
@@ -111,7 +107,7 @@ def _open_database(settings: Settings, clock: SystemClock) -> Database:
 
 
 def _build_chats(settings: Settings, shared: SharedServices, engines: dict[str, ChatEngine]) -> ChatService:
-    fetch = GuardedClient()
+    fetch = GuardedClient(user_agent=lambda: shared.catalog.shop.user_agent)
     return ChatService(
         shared.catalog,
         engines,
@@ -125,7 +121,35 @@ def _build_chats(settings: Settings, shared: SharedServices, engines: dict[str, 
         ),
         refuses_unknown_fields=settings.unknown_fields == "refuse",
         spans=shared.spans,
+        stand_ins=shared.stand_ins,
     )
+
+
+def _build_speech(settings: Settings, shared: SharedServices, engines: dict[str, SpeechEngine]) -> SpeechService:
+    return SpeechService(
+        shared.catalog,
+        engines,
+        shared.charging,
+        shared.clock,
+        shared.in_flight,
+        first_sound_timeout_s=settings.first_token_timeout_s,
+        stall_timeout_s=settings.total_timeout_s,
+        marks=MarkCodec(shared.secret_key) if settings.marks else None,
+        stand_ins=shared.stand_ins,
+    )
+
+
+def _build_archive_keeper(settings: Settings, shared: SharedServices, objects: ObjectStore) -> ArchiveKeeper:
+    database, clock = shared.database, shared.clock
+    archiver = Archiver(ServerAccess(database, shared.writer), objects, clock)
+    return ArchiveKeeper(database, archiver, clock, after_months=settings.archive_after_months)
+
+
+def _own_models(engines: dict[str, ChatEngine], settings: Settings) -> dict[str, str]:
+    """Return the embedded engines that serve the operator's own file, with the name of that."""
+    if not settings.llama_model:
+        return {}
+    return {name: engine.served_model for name, engine in engines.items() if isinstance(engine, LlamaEngine)}
 
 
 def _make_auditor(settings: Settings, shared: SharedServices) -> Auditor:
@@ -140,6 +164,23 @@ def _make_auditor(settings: Settings, shared: SharedServices) -> Auditor:
     )
 
 
+def _build_catalog_reload(
+    settings: Settings, chats: ChatService, engines: dict[str, ChatEngine], http: HttpClient, *, is_traced: bool
+) -> CatalogReload:
+    """Return the object that reloads the catalog of this process."""
+
+    def read() -> Catalog:
+        catalog = read_catalog(catalog_path(settings))
+        check_engine_settings(catalog, settings)
+        return catalog
+
+    def make(catalog: Catalog, name: str) -> ChatEngine:
+        headers = attempt_headers if is_traced else None
+        return make_engine(name, catalog.engines[name], settings, http, make_concurrency_limits(catalog), headers)
+
+    return CatalogReload(read, chats, engines, make, is_supervised=settings.workers > 1)
+
+
 def build(settings: Settings) -> Services:
     """Return everything a server needs, not yet started. Raises CatalogError, SettingsError, StoreError."""
     clock = SystemClock()
@@ -152,26 +193,24 @@ def build(settings: Settings) -> Services:
     http = HttpClient()
     secret_key = load_secret_keys(settings)
     charging = Charging(writer, clock, limits, spans=spans)
-    shared = SharedServices(catalog, clock, database, writer, charging, InFlight(clock), http, secret_key, spans)
+    stands = StandIns(catalog, settings.stand_in_policy, is_demo_only=settings.stand_ins == "demo")
+    shared = SharedServices(
+        catalog, clock, database, writer, charging, InFlight(clock), http, secret_key, stands, spans
+    )
     caps = make_concurrency_limits(catalog)
     engines = make_engines(catalog, settings, http, caps, attempt_headers if tracing else None)
     speech_engines = make_speech_engines(catalog, settings, http, caps)
+    stands.names.update(_own_models(engines, settings))
     chats = _build_chats(settings, shared, engines)
-    speech = SpeechService(
-        catalog,
-        speech_engines,
-        charging,
-        clock,
-        shared.in_flight,
-        first_sound_timeout_s=settings.first_token_timeout_s,
-        stall_timeout_s=settings.total_timeout_s,
-        marks=MarkCodec(secret_key) if settings.marks else None,
-    )
+    speech = _build_speech(settings, shared, speech_engines)
+    transcription = build_transcription(settings, shared, caps)
     images = build_images(settings, shared)
     keys = KeyVerifier(database, secret_key, clock, KeyPolicy(clock, limits, trusted_proxies=trusted_proxies(settings)))
     objects = build_object_store(settings)
-    reports = Reports(database, chats, speech, images.service, ArchiveReader(database, objects))
+    archive = ArchiveReader(database, objects)
+    reports = Reports(database, chats, speech, transcription.service, images.service, archive, stands)
     auditor = _make_auditor(settings, shared)
+    reload = _build_catalog_reload(settings, chats, engines, http, is_traced=tracing is not None)
     return Services(
         settings=settings,
         clock=clock,
@@ -181,21 +220,33 @@ def build(settings: Settings) -> Services:
         engines=engines,
         speech_engines=speech_engines,
         chats=chats,
+        responses=build_responses(settings, shared, chats),
         speech=speech,
+        transcription=transcription,
         images=images,
         in_flight=shared.in_flight,
         keys=keys,
         idempotency=IdempotencyStore(database, writer, clock, store_responses=settings.answer_retention_hours > 0),
         sweeper=RetentionSweeper(database, writer, clock, retention_policy(settings)),
-        archive_keeper=ArchiveKeeper(
-            database,
-            Archiver(ServerAccess(database, writer), objects, clock),
-            clock,
-            after_months=settings.archive_after_months,
-        ),
+        archive_keeper=_build_archive_keeper(settings, shared, objects),
+        plan_keeper=PlanKeeper(database, writer, clock, catalog),
         reports=reports,
         auditor=auditor,
-        site=build_site(settings, database, writer, clock, keys, reports, auditor, secret_key, images.address),
+        site=build_site(
+            settings,
+            database,
+            writer,
+            clock,
+            keys,
+            reports,
+            auditor,
+            secret_key,
+            images.address,
+            reload,
+            transcription,
+            http,
+        ),
+        catalog_reload=reload,
         tracing=tracing,
         shared=shared,
     )

@@ -13,9 +13,9 @@ from minitoolai.core.errors import SettingsError
 from minitoolai.core.private_files import make_private_folder, private_opener, tighten
 from minitoolai.core.signing import SecretKeys, all_keys, secret_id, secret_mark
 from minitoolai.settings import Settings
-from minitoolai.storage.accounts import find_secret_mark, record_secret_mark
 from minitoolai.storage.database import Database
 from minitoolai.storage.opening import POSTGRES, SQLITE, has_table, open_database
+from minitoolai.storage.tables.accounts import find_secret_mark, record_secret_mark
 
 #: Files of the data folder that only their owner may read, and folders with such content.
 PRIVATE_FILES = ("minitoolai.db*", "secret*.key*", "serve.lock")

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.operator_input import why_bad_address, why_bad_key
@@ -59,7 +59,17 @@ class Settings:
     secret_key_previous: Secret = _setting(
         Secret(""), "Previous secret keys, separated by commas. API keys and links made with them stay valid."
     )
+    stand_ins: str = _setting(
+        "demo",
+        "What embedded models do for models without an engine. demo: answer under `serve --demo` only, at the model's "
+        "price; sell: answer at that price; free: answer at no charge; refuse: 503. By their own names they always "
+        "answer.",
+        choices=("demo", "sell", "free", "refuse"),
+    )
     signup: bool = _setting(True, "Whether visitors of the portal may sign up.")
+    signup_credit: str = _setting(
+        "", "Dollars of credit for each new account that signs up, such as 1.00, once per mailbox. Empty: none."
+    )
     admin_second_factor: bool = _setting(
         False, "Whether admins of the portal must sign in with a second factor (a code of an authenticator app)."
     )
@@ -70,6 +80,16 @@ class Settings:
         Secret(""), "Signing secret (whsec_…) of the Stripe webhook to /webhooks/stripe."
     )
     stripe_api_url: str = _setting("", "Alternative URL of the Stripe API, for tests.")
+    epay_url: str = _setting("", "URL of an EPay-style payment provider, up to /submit.php. Empty: none.")
+    epay_merchant: str = _setting("", "Merchant number (pid) at the EPay-style provider.")
+    epay_key: Secret = _setting(Secret(""), "Key that signs orders at the EPay-style provider.")
+    epay_type: str = _setting("", "Payment method (type), like alipay or wxpay. Empty: the customer chooses there.")
+    epay_title: str = _setting("Alipay", "Name of the payment method, as customers read it.")
+    epay_currency: str = _setting("CNY", "Currency in which customers pay at the EPay-style provider.")
+    epay_rate: str = _setting("7.20", "Price of a dollar in that currency. 1 for USD.")
+    payment_providers: str = _setting(
+        "", "More payment providers, separated by commas: entry points of installed packages."
+    )
     tries_factor: int = _setting(1, "Multiplier for the number of attempts to sign in, sign up and redeem vouchers.")
     smtp_url: Secret = _setting(
         Secret(""),
@@ -101,16 +121,28 @@ class Settings:
     )
     llama_model: str = _setting("", "GGUF file to use instead of the embedded model.")
     llama_mmproj: str = _setting("", "The mmproj GGUF file of a model that accepts images (vision).")
-    llama_slots: int = _setting(4, "Concurrent responses of the embedded model.", least=1)
+    llama_slots: int = _setting(
+        0, "Concurrent responses of the embedded model. 0: as many as its memory allows, at most 4."
+    )
     llama_queue: int = _setting(128, "Queue length of the embedded model. More requests get a 503.")
-    llama_context: int = _setting(0, "Context length in tokens (prompt and output). 0: as in the catalog.")
+    llama_context: int = _setting(
+        0, "Context length in tokens (prompt and output). 0: as in the catalog, or less if memory is short."
+    )
     llama_threads: int = _setting(0, "CPU threads of the embedded model. 0: all cores.")
+    memory_mb: int = _setting(
+        0, "Memory in MB that embedded models are sized for. 0: that of the machine or of its control group."
+    )
     voices_dir: str = _setting("", "Folder of voice files. Empty: `voices` in the data folder.")
     speech_processes: int = _setting(1, "Processes per speech engine, each using one core.", least=1)
     speech_voices: int = _setting(16, "Concurrent texts per speech engine.", least=1)
     speech_queue: int = _setting(64, "Queue length for speech. More requests get a 503.")
+    audio_upload_mb: int = _setting(25, "Largest file to transcribe, in MB.", least=1)
+    transcriptions: int = _setting(2, "Concurrent recordings per embedded transcription engine.", least=1)
+    transcription_queue: int = _setting(32, "Queue length for transcription. More requests get a 503.")
+    transcription_threads: int = _setting(0, "CPU threads of embedded transcription. 0: half of the cores.")
     weights_dir: str = _setting("", "Folder of image model weights. Empty: `weights` in the data folder.")
     image_queue: int = _setting(100, "Queued jobs per account. More get a 429.")
+    image_upload_mb: int = _setting(20, "Largest image to edit, in MB.", least=1)
     image_rows: int = _setting(8, "Images that one embedded engine generates at once.")
     image_silence_s: float = _setting(
         10.0, "Seconds without a heartbeat after which an image process is killed and restarted."
@@ -124,6 +156,12 @@ class Settings:
     )
     answer_retention_hours: float = _setting(
         24.0, "Hours for which a response is stored for its Idempotency-Key, at most 24. 0: not stored."
+    )
+    response_retention_hours: float = _setting(
+        24.0, "Hours for which a response of /v1/responses is stored, at most 720. 0: not stored."
+    )
+    response_store_mb: int = _setting(
+        256, "Megabytes of stored responses per account. Beyond it, the oldest are deleted.", least=1
     )
     archive_after_months: int = _setting(
         0, "Months after which usage moves from the database to compressed files in the object store. 0: never."
@@ -184,17 +222,26 @@ class Settings:
         600.0, "Timeout for one response, streamed or whole. The only timeout of a whole response.", least=1
     )
     drain_timeout_s: float = _setting(30.0, "Seconds that a stopping server waits for running streams.")
+    #: `serve --demo`.
+    is_demo: bool = False
     #: `MINITOOLAI_<ENGINE>_API_KEY` and `_BASE_URL` of each engine of the catalog, by engine name.
     engine_keys: Mapping[str, Secret] = field(default_factory=dict)
     engine_urls: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def stand_in_policy(self) -> Literal["sell", "free", "refuse"]:
+        """Return what stand-ins do in this process."""
+        if self.stand_ins == "demo":
+            return "sell" if self.is_demo else "refuse"
+        return cast(Literal["sell", "free", "refuse"], self.stand_ins)
+
 
 #: Keys that are sent in a header, and addresses of servers. Copied ones often end in a line break.
 _KEYS = (
-    "stripe_secret_key", "stripe_webhook_secret", "moderation_key", "s3_access_key_id", "s3_secret_access_key",
-    "metrics_token",
+    "stripe_secret_key", "stripe_webhook_secret", "epay_key", "moderation_key", "s3_access_key_id",
+    "s3_secret_access_key", "metrics_token",
 )  # fmt: skip
-_CHECKED_ADDRESSES = ("moderation_url", "stripe_api_url", "s3_endpoint")
+_CHECKED_ADDRESSES = ("moderation_url", "stripe_api_url", "epay_url", "s3_endpoint")
 #: The last two are checked where they are used.
 _ADDRESSES = (*_CHECKED_ADDRESSES, "public_url", "otlp_endpoint")
 _FIELDS = {f.name: f for f in fields(Settings) if f.metadata}

@@ -13,9 +13,9 @@ import pytest
 
 from minitoolai.billing import payments
 from minitoolai.core.clock import MS_PER_DAY, SystemClock
-from minitoolai.storage import users
 from minitoolai.storage.archive.files import day_name
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables import users
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support.browse import new_user
 from tests.support.cli import CATALOG
 from tests.support.cluster import Cluster

@@ -159,7 +159,17 @@ def expected(job: dict[str, Any]) -> tuple[int, ...]:
     if path == "/en/check/file":
         # Takes files of up to 50 MB, forms only and a few a minute: anything else is refused unread.
         return (400, 429)
-    is_open = path.startswith("/en") or path == "/api/texttoimage/jobs/" or "authorization" in job["headers"]
+    if path == "/en/studio/transcribe":
+        # Takes forms with a recording; whoever is not signed in is led to the sign-in unread.
+        return (303, 400, 413, 415)
+    if path.startswith("/v1/audio/trans"):
+        # Takes forms of up to 25 MB; anything else is refused unread.
+        return (415,) if "authorization" in job["headers"] else (401,)
+    if path.startswith("/v1/") and path.endswith("/cancel"):
+        # Reads no body.
+        return (401, 404)
+    is_poll = path in ("/api/texttoimage/jobs/", "/api/imagetoimage/jobs/")
+    is_open = path.startswith("/en") or is_poll or "authorization" in job["headers"]
     return (413,) if is_open else (401,)
 
 

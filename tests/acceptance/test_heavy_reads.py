@@ -15,8 +15,8 @@ import requests
 
 from minitoolai.billing import payments
 from minitoolai.core.clock import MS_PER_DAY, SystemClock
-from minitoolai.storage import users
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables import users
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support.browse import new_user
 from tests.support.cli import CATALOG
 from tests.support.history import FREE_EVERY, seed_history

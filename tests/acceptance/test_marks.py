@@ -22,7 +22,7 @@ from minitoolai.engines.marks.speech import SpeechWatermarker
 from minitoolai.engines.speech.encoding import AudioEncoder
 from minitoolai.engines.speech.messages import VoiceFile
 from minitoolai.engines.speech.voices import make_synthesizer
-from minitoolai.images.certificates import SELF_MADE
+from minitoolai.images.provenance.certificates import SELF_MADE
 from tests.support.marks import ATTACKS, CODEC, CREATED_MS, REQUIRED, drawing, luminance, photograph, psnr
 from tests.support.programs import NODE, install_node, program
 
@@ -123,7 +123,8 @@ def test_marking_speech_takes_at_most_2_percent_of_the_synthesis() -> None:
     spent_s, marking_s = [], []
     for number in range(5):
         began_s = time.process_time()
-        samples = voice.speak("heart", f"This is sentence {number}, which says something about a cat and a house.", 1.0)
+        sound = voice.speak("heart", f"This is sentence {number}, which says something about a cat and a house.", 1.0)
+        samples = sound.read(10**9)
         encoder = AudioEncoder("mp3")
         encoder.encode(samples)
         encoder.finish()

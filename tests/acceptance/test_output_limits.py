@@ -53,7 +53,7 @@ class Llama:
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
     settings = {"path": str(small_model_file()), "model": MODEL, "key": KEY, "slots": 4, "queue": 8, "context": 512}
     settings |= {"threads": 1, "embeds": False, "pooling": ""}
-    command = [sys.executable, "-m", "minitoolai.engines.chat.llama_server"]
+    command = [sys.executable, "-m", "minitoolai.engines.chat.llama.server"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as child:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support import manners, odd_answers
 from tests.support.load import OPENAI, Caller, Seen
 from tests.support.odd_answers import Plan

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from minitoolai.settings import Secret
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support import catalogs, manners
 from tests.support.cluster import Cluster
 from tests.support.load import API, OPENAI, Caller, Seen

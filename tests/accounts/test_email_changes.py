@@ -14,7 +14,7 @@ from minitoolai.accounts.second_factors import SecondFactors
 from minitoolai.accounts.users import Users
 from minitoolai.core.models import MailLink, User
 from minitoolai.core.signing import SecretKeys
-from minitoolai.storage import accounts, users
+from minitoolai.storage.tables import accounts, users
 from tests.support.books import NOON_MS, TemporaryBooks
 
 OLD, NEW = "ann@example.com", "ann@example.org"

@@ -10,9 +10,9 @@ import pytest
 from minitoolai.accounts import keys as service
 from minitoolai.accounts.keys import CACHE_TTL_S, KEY_PATTERN, KeyVerifier, make_key
 from minitoolai.accounts.passwords import hash_password
-from minitoolai.core.errors import AccessDenied, InvalidRequest, NotFound
+from minitoolai.core.errors import AccessDenied, AccountSuspended, InvalidRequest, NotFound
 from minitoolai.core.models import Caller
-from minitoolai.storage import accounts
+from minitoolai.storage.tables import accounts
 from tests.support.books import TemporaryBooks
 
 PEPPER = b"p" * 32
@@ -75,7 +75,7 @@ def test_a_malformed_key_is_refused_without_a_lookup(books: TemporaryBooks, spoi
 
 def test_a_well_formed_unknown_key_is_refused(books: TemporaryBooks) -> None:
     forged = make_key(books.account(), "", PEPPER, books.clock).text
-    with pytest.raises(AccessDenied, match="Create one with: minitoolai key create"):
+    with pytest.raises(AccessDenied, match="Create one on the page Keys"):
         verify(ring(books), forged)
 
 
@@ -139,3 +139,34 @@ def test_an_address_has_one_account(books: TemporaryBooks) -> None:
         accounts.create_account(books.connection, "ann@example.com", None, 5)
     with pytest.raises(NotFound, match=r"Create it with: minitoolai account create bob@example\.com"):
         service.require_account(books.connection, "bob@example.com")
+
+
+def test_a_suspended_account_is_refused_once_its_processes_are_told(books: TemporaryBooks) -> None:
+    account, other = books.account(), books.account()
+    mine, second, theirs = new_key(books, account), new_key(books, account), new_key(books, other)
+    keys = ring(books)
+    for text in (mine, second, theirs):
+        verify(keys, text)
+    with books.connection.transaction():
+        accounts.set_suspended(books.connection, account, 1, "unpaid invoice 17.")
+    # The notification that `set_suspended` sends names the account; the keys of others stay in the cache.
+    keys.invalidate(f"{accounts.ACCOUNT_PREFIX}{account}")
+    assert keys.cached(theirs) is not None
+    for text in (mine, second):
+        with pytest.raises(AccountSuspended, match=r"suspended: unpaid invoice 17\. Sign in"):
+            verify(keys, text)
+    with books.connection.transaction():
+        accounts.set_suspended(books.connection, account, None, None)
+    assert verify(keys, mine).account_id == account
+
+
+def test_a_notification_of_one_key_leaves_the_others_in_the_cache(books: TemporaryBooks) -> None:
+    account = books.account()
+    mine, second = new_key(books, account), new_key(books, account)
+    keys = ring(books)
+    caller = verify(keys, mine)
+    verify(keys, second)
+    keys.invalidate(caller.key_id)
+    assert (keys.cached(mine), keys.cached(second) is None) == (None, False)
+    keys.invalidate(None)
+    assert keys.cached(second) is None

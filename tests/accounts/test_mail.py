@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from email import message_from_bytes, policy
 
 import pytest
 
 from minitoolai.accounts.mail import Letter, LogMailer, SmtpMailer, build_mailer
+from minitoolai.core.catalog.shop import UNNAMED
 from minitoolai.core.errors import SettingsError
 from minitoolai.settings import load_settings
 
@@ -27,6 +29,9 @@ class Postman(socketserver.StreamRequestHandler):
         self.wfile.write(b"220 hello\r\n")
         while line := self.rfile.readline().decode():
             word = line[:4].upper().strip()
+            if word == "RCPT" and "refused@" in line:
+                self.wfile.write(b"550 no such mailbox\r\n")
+                continue
             if word == "DATA":
                 self.wfile.write(b"354 go on\r\n")
                 text = ""
@@ -46,14 +51,33 @@ def postman() -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
+def test_a_mail_server_is_asked_whether_it_accepts_an_address(
+    postman: tuple[str, list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    url, got = postman
+    mailer = build_mailer(load_settings({"MINITOOLAI_SMTP_URL": url, **HOME}), UNNAMED)
+    assert asyncio.run(mailer.accepts("ann@example.com"))
+    assert not asyncio.run(mailer.accepts("refused@example.com"))
+    assert "no such mailbox" in caplog.text
+    # Nothing was sent.
+    assert got == []
+    away = build_mailer(load_settings({"MINITOOLAI_SMTP_URL": "smtp+plain://127.0.0.1:9", **HOME}), UNNAMED)
+    assert not asyncio.run(away.accepts("ann@example.com"))
+    assert asyncio.run(LogMailer().accepts("ann@example.com"))
+    assert (mailer.is_configured, LogMailer().is_configured) == (True, False)
+
+
 def test_an_email_arrives_as_it_was_written(postman: tuple[str, list[str]]) -> None:
     url, got = postman
-    mailer = build_mailer(load_settings({"MINITOOLAI_SMTP_URL": url, **HOME}))
+    mailer = build_mailer(load_settings({"MINITOOLAI_SMTP_URL": url, **HOME}), UNNAMED)
     asyncio.run(mailer.send(LETTER))
     (text,) = got
     message = message_from_bytes(text.encode(), policy=policy.default)
     assert (message["to"], message["subject"]) == (LETTER.to, LETTER.subject)
     assert message["from"] == "MiniToolAI <hello@example.com>"
+    # Both are required (RFC 5322) or expected by spam filters; no name of this machine is in them.
+    assert abs(message["date"].datetime.timestamp() - time.time()) < 60
+    assert message["message-id"].endswith("@example.com>")
     assert message.get_content().replace("\r\n", "\n") == LETTER.text
 
 
@@ -72,8 +96,21 @@ def test_a_server_without_tls_gets_no_email_unless_configured(
     assert "sending an e-mail through" in caplog.text
 
 
+def test_a_check_signs_in_sends_nothing_and_names_the_remedy(postman: tuple[str, list[str]]) -> None:
+    url, got = postman
+    host = url.removeprefix("smtp+plain://")
+    assert SmtpMailer(url, "a@example.com").check() == host
+    with pytest.raises(SettingsError, match=r"accepts no e-mail: STARTTLS .*smtp\+plain:// for none"):
+        SmtpMailer(f"smtp://{host}", "a@example.com").check()
+    with pytest.raises(SettingsError, match=r"AUTH .*correct MINITOOLAI_SMTP_URL"):
+        SmtpMailer(f"smtp+plain://ann:secret@{host}", "a@example.com").check()
+    with pytest.raises(SettingsError, match=r"127\.0\.0\.1:1 accepts no e-mail"):
+        SmtpMailer("smtp+plain://127.0.0.1:1", "a@example.com").check()
+    assert got == []
+
+
 def test_without_smtp_emails_are_logged() -> None:
-    assert isinstance(build_mailer(load_settings({})), LogMailer)
+    assert isinstance(build_mailer(load_settings({}), UNNAMED), LogMailer)
 
 
 @pytest.mark.parametrize(
@@ -89,4 +126,4 @@ def test_without_smtp_emails_are_logged() -> None:
 )
 def test_incomplete_mail_settings_are_refused_with_a_remedy(settings: dict[str, str], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
-        build_mailer(load_settings(settings))
+        build_mailer(load_settings(settings), UNNAMED)

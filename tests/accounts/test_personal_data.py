@@ -7,11 +7,11 @@ import json
 import requests
 
 from minitoolai.accounts import users as persons
-from minitoolai.storage.personal_data import read_personal_data
-from minitoolai.storage.retention import erase_prompts
+from minitoolai.storage.tables.personal_data import read_personal_data
+from minitoolai.storage.tables.retention import erase_prompts
 from tests.support.ask import post
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
-from tests.support.old_days import no_file
+from tests.support.old_days import no_content, no_file
 from tests.support.server import Account, ServerProcess
 from tests.support.studio_http import job, wait
 
@@ -57,7 +57,8 @@ def test_erasure_is_the_same_on_both_databases_and_waits_for_work(books: Tempora
     assert books.everything() == before
     books.apply(settle(77, account, 19))
     left = books.money(account)
-    counts = {name: len(list(rows)) for name, rows in read_personal_data(books.database.read, no_file, account)}
+    exported = read_personal_data(books.database.read, no_file, account, no_content)
+    counts = {name: len(list(rows)) for name, rows in exported}
     assert {name: count for name, count in counts.items() if count} == {
         "accounts": 1,
         "users": 1,

@@ -13,7 +13,7 @@ from minitoolai.accounts.revocation import RevocationWatch
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import ServiceError
 from minitoolai.core.in_flight import InFlight
-from minitoolai.storage import accounts
+from minitoolai.storage.tables import accounts
 from tests.support import catalogs
 from tests.support.ask import events, start
 from tests.support.books import NOON_MS, TemporaryBooks, hold
@@ -54,6 +54,12 @@ def test_only_runs_of_revoked_keys_are_stopped(books: TemporaryBooks) -> None:
     assert asyncio.run(watch.check()) == 1
     assert [len(run.reasons) for run in runs] == [1, 0, 0]
     assert runs[0].reasons[0].code == "invalid_api_key"
+    with books.connection.transaction():
+        accounts.set_suspended(books.connection, account, NOON_MS, "why")
+    # The suspension is the reason that is given from now on, also to the run of the revoked key.
+    assert asyncio.run(watch.check()) == 2
+    assert [run.reasons[-1].code for run in runs[:2]] == ["account_suspended"] * 2
+    assert runs[2].reasons == []
 
 
 @pytest.mark.acceptance

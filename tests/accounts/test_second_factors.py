@@ -14,7 +14,7 @@ from minitoolai.accounts.second_factors import SecondFactors, SecretCipher, encr
 from minitoolai.accounts.users import CHALLENGE_MS, Challenge, Users, Visitor
 from minitoolai.core.models import Device, User
 from minitoolai.core.signing import SecretKeys
-from minitoolai.storage import accounts, second_factors, users
+from minitoolai.storage.tables import accounts, second_factors, users
 from tests.support.books import TemporaryBooks
 
 ANN, PASSWORD, DEVICE = "ann@example.com", "correct horse", Device("192.0.2.1", "Firefox", "Linux")

@@ -42,7 +42,7 @@ def test_what_is_no_code_is_refused(code: str) -> None:
 
 
 def test_the_url_names_issuer_account_and_secret() -> None:
-    parts = urlsplit(totp.provisioning_url(SECRET, "ann+x@example.com"))
+    parts = urlsplit(totp.provisioning_url(SECRET, "ann+x@example.com", "MiniToolAI"))
     assert (parts.scheme, parts.netloc, parts.path) == ("otpauth", "totp", "/MiniToolAI:ann%2Bx@example.com")
     assert parse_qs(parts.query) == {
         "secret": ["GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"], "issuer": ["MiniToolAI"], "algorithm": ["SHA1"],

@@ -13,8 +13,8 @@ from minitoolai.accounts.passwords import TRUSTED_S, Passwords, hash_password
 from minitoolai.accounts.second_factors import SecondFactors
 from minitoolai.accounts.users import IDLE_MS, RESET_LINK_MS, SIGNUP_LINK_MS, Users
 from minitoolai.core.signing import SecretKeys
-from minitoolai.storage import accounts
-from minitoolai.storage import users as storage
+from minitoolai.storage.tables import accounts
+from minitoolai.storage.tables import users as storage
 from tests.support.books import NOON_MS, TemporaryBooks, hold
 
 ANN, PASSWORD = "ann@example.com", "correct horse"

@@ -20,8 +20,10 @@ from minitoolai.api.openapi import describe
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.models import UNRESTRICTED, KeyRules, RateLimits
 from minitoolai.paths import load_secret_keys
-from minitoolai.storage import accounts
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables import accounts
+from minitoolai.storage.tables.ledger import broken_invariants
+from tests.support.pictures import encoded, picture
+from tests.support.recordings import tone
 from tests.support.server import Account, ServerProcess
 from tests.support.waiting import eventually
 
@@ -51,7 +53,7 @@ FAR = FAKE + TEXT.format(name="fallback", engines='["quick"]')
 def catalog(far_url: str) -> str:
     """Return each kind of model by a fake engine, and text models whose first upstream cannot be reached."""
     upstreams = "".join(
-        f'\n[engines.{name}]\nkind = "upstream"\nbase_url = "{url}"\ncooldown_after = 0\n'
+        f'\n[engines.{name}]\nkind = "upstream"\npublic_name = "{name}"\nbase_url = "{url}"\ncooldown_after = 0\n'
         for name, url in {"nowhere": "http://127.0.0.1:9/v1", "far": far_url}.items()
     )
     kinds = """
@@ -63,6 +65,11 @@ voices = [{ id = "tone", engine = "quick", language = "*", licence = "CC0-1.0" }
 
 [image.painter]
 price = "0.0015"
+engines = ["quick"]
+
+[transcription.hearer]
+price = "0.006"
+translates = true
 engines = ["quick"]
 """
     direct, fallback = '["quick"]', '["nowhere", "far"]'
@@ -80,10 +87,22 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"model": "vectors-*", "input": "hi"},
     "/api/texttospeech/": {"model": "teller", "input": "hi", "response_format": "wav"},
     "/v1/audio/speech": {"model": "teller", "input": "hi", "response_format": "wav"},
+    "/v1/audio/transcriptions": {"model": "hearer"},
+    "/v1/audio/translations": {"model": "hearer"},
     "/api/texttoimage/": {"model": "painter", "prompt": "hi", "width": 256, "height": 256, "steps": 1},
     "/v1/images/generations": {"model": "painter", "prompt": "hi", "size": "256x256", "steps": 1},
+    "/api/imagetoimage/": {"model": "painter", "prompt": "hi", "steps": 1},
+    "/v1/images/edits": {"model": "painter", "prompt": "hi", "steps": 1},
+    "/v1/images/variations": {"model": "painter", "steps": 1},
 }
 
+
+#: Paths that take a multipart form with a recording, or with an image.
+FORMS_WITH_FILES = {"/v1/audio/transcriptions": "file", "/v1/audio/translations": "file"} | dict.fromkeys(
+    ("/api/imagetoimage/", "/v1/images/edits", "/v1/images/variations"), "image"
+)
+#: Path → fields that make another form of it.
+VARIANTS: dict[str, list[dict[str, Any]]] = {"/v1/responses": [{"background": True}, {"store": False}]}
 
 #: Costs nothing. tests/test_threats.py shows that the rules of the key apply.
 FREE = {"/v1/messages/count_tokens"}
@@ -98,6 +117,8 @@ class Form:
 
     def __str__(self) -> str:
         how = " streamed" if self.body.get("stream") else ""
+        how += " in the background" if self.body.get("background") else ""
+        how += " not stored" if self.body.get("store") is False else ""
         return f"{self.path} {self.body['model']}{how}"
 
 
@@ -111,7 +132,8 @@ def described_forms() -> dict[str, set[str]]:
                 continue
             if not operation.get("security", document["security"]):
                 continue
-            schema = operation["requestBody"]["content"]["application/json"]["schema"]
+            content = next(iter(operation["requestBody"]["content"].values()))
+            schema = content["schema"]
             if "$ref" in schema:
                 schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
             found[path] = set(schema["properties"])
@@ -128,6 +150,8 @@ def forms() -> Iterator[Form]:
             for stream in (False, True) if "stream" in names else (None,):
                 body = example | {"model": example["model"].replace("*", model)}
                 yield Form(path, body if stream is None else body | {"stream": stream})
+            for variant in VARIANTS.get(path, ()):
+                yield Form(path, example | variant | {"model": example["model"].replace("*", model)})
 
 
 def test_every_form_has_an_example() -> None:
@@ -229,9 +253,19 @@ def with_rules(account: Account, rules: KeyRules) -> Account:
     return Account(account.server, account.id, account.email, key.text)
 
 
+def example_file(path: str) -> dict[str, tuple[str, bytes]]:
+    """Return the file of a form."""
+    field = FORMS_WITH_FILES[path]
+    return {field: ("a.wav", tone(1)) if field == "file" else ("a.png", encoded(picture(256, 256)))}
+
+
 def send(account: Account, form: Form, key: str = "") -> requests.Response:
     headers = account.headers | ({"idempotency-key": key} if key else {})
-    return requests.post(account.server.url + form.path, json=form.body, headers=headers, timeout=60)
+    url = account.server.url + form.path
+    if form.path in FORMS_WITH_FILES:
+        fields = {name: str(value).lower() if isinstance(value, bool) else value for name, value in form.body.items()}
+        return requests.post(url, data=fields, files=example_file(form.path), headers=headers, timeout=60)
+    return requests.post(url, json=form.body, headers=headers, timeout=60)
 
 
 #: Anthropic's format has a type for each status instead of our codes.

@@ -77,5 +77,5 @@ def test_a_key_created_on_the_command_line_works_immediately_and_credit_within_a
     headers = {"authorization": f"Bearer {key.stdout.strip()}"}
     check_refusal(ask(account, headers), 402, "insufficient_balance")
     granted = server.command("credit", "grant", "line@example.com", "1.25")
-    assert granted.stdout == "balance $1.250000000\n"
+    assert granted.stdout == "balance $1.25\n"
     eventually(lambda: ask(account, headers).status_code == 200, within_s=1)

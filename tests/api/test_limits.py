@@ -14,7 +14,7 @@ import requests
 from minitoolai.accounts import keys as account_service
 from minitoolai.core.models import KeyRules, RateLimits
 from minitoolai.paths import load_secret_keys
-from minitoolai.storage import accounts
+from minitoolai.storage.tables import accounts
 from tests.support import catalogs
 from tests.support.ask import API, HELLO, OPENAI, check_refusal, get, post
 from tests.support.books import FixedClock
@@ -190,7 +190,7 @@ def test_a_rotated_key_shares_its_budget_during_the_grace_period(account: Accoun
     check_refusal(post(new, model="endless"), 403, "model_not_allowed", "model")
     listed = server.command("key", "list", account.email).stdout
     assert "total $0.000" in listed
-    assert "of $0.000300000" in listed
+    assert "of $0.0003" in listed
     assert "expires" in listed
     assert "replaces" in listed
     third = server.command("key", "rotate", new.key, "--grace", "0m")

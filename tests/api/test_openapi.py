@@ -29,6 +29,9 @@ SIGNED = {
     "/api/texttoimage/jobs/{jobid}",
     "/api/texttoimage/jobs/{jobid}/events",
     "/api/texttoimage/pictures/{name}",
+    "/api/imagetoimage/jobs/",
+    "/api/imagetoimage/jobs/{jobid}",
+    "/api/imagetoimage/jobs/{jobid}/events",
 }
 
 
@@ -42,8 +45,10 @@ def hot(tmp_path: Path) -> set[str]:
 
     async def ask() -> set[str]:
         services = build(load_settings({}, data_dir=tmp_path))
-        hot = hot_paths(services.chats, services.speech, services.keys)
-        return set(hot | image_paths(services.images, services.keys, services.settings, services.site.request_failures))
+        heard = services.transcription
+        hot = hot_paths(services.chats, services.responses, services.speech, heard.service, heard.forms, services.keys)
+        uploads, failures = services.transcription.uploads, services.site.request_failures
+        return set(hot | image_paths(services.images, services.keys, services.settings, failures, uploads))
 
     return asyncio.run(ask())
 
@@ -69,9 +74,11 @@ def test_the_json_is_what_the_yaml_compiles_to() -> None:
 def test_limits_of_an_image_request_are_those_of_the_code() -> None:
     fields = describe()["components"]["schemas"]["ImageRequest"]["properties"]
     side = {"minimum": images.SMALLEST_SIDE, "maximum": images.LARGEST_SIDE, "default": images.DEFAULT_SIDE}
-    assert fields["width"] == fields["height"] == {"type": ["integer", "null"], **side}
+    for field in (fields["width"], fields["height"]):
+        assert {name: field[name] for name in side} == side
     assert fields["prompt"]["maxLength"] == fields["negativePrompt"]["maxLength"] == images.MAX_PROMPT
-    assert fields["scheduler"] == {"enum": [*SCHEDULERS, None], "default": images.DEFAULT_SCHEDULER}
+    assert fields["scheduler"]["enum"] == [*SCHEDULERS, None]
+    assert fields["scheduler"]["default"] == images.DEFAULT_SCHEDULER
     assert (fields["steps"]["maximum"], fields["steps"]["default"]) == (images.MAX_STEPS, images.DEFAULT_STEPS)
     cfg = fields["cfgScale"]
     assert (cfg["minimum"], cfg["maximum"], cfg["default"]) == (
@@ -85,7 +92,8 @@ def test_limits_of_an_image_request_are_those_of_the_code() -> None:
 
 def test_limits_of_a_speech_request_are_those_of_the_code() -> None:
     fields = describe()["components"]["schemas"]["SpeechRequest"]["properties"]
-    assert fields["response_format"] == {"enum": [*FORMATS, None], "default": "mp3"}
+    assert fields["response_format"]["enum"] == [*FORMATS, None]
+    assert fields["response_format"]["default"] == "mp3"
     assert (fields["speed"]["minimum"], fields["speed"]["maximum"]) == (SLOWEST, FASTEST)
 
 
@@ -106,7 +114,8 @@ def test_every_path_that_bypasses_the_framework_answers_with_and_without_its_las
 
 def test_every_status_an_error_can_have_is_described_for_paid_work() -> None:
     # What is gone was paid for before. A request that did not arrive whole has no path.
-    paid = [(path, what) for path, method, what in operations() if method == "post" and path not in SIGNED]
+    posts = [(path, what) for path, method, what in operations() if method == "post" and path not in SIGNED]
+    paid = [(path, what) for path, what in posts if "requestBody" in what]
     assert len(paid) >= 2
     for path, what in paid:
         table = ANTHROPIC_TABLE if path.startswith(MESSAGES_PATHS) else TABLE

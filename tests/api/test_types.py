@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support import manners
 from tests.support.ask import API, OPENAI, events, get, post
 from tests.support.server import Account, ServerProcess

@@ -13,17 +13,22 @@ from typing import Any
 
 import pytest
 
+from minitoolai.billing import plans
 from minitoolai.billing.audit import Auditor, shortfall_limit
 from minitoolai.billing.charging import Bound, Charging
+from minitoolai.core.catalog.selling import Plan
 from minitoolai.core.clock import first_id_at
 from minitoolai.core.errors import SettingsError, StoreError
 from minitoolai.core.models import Balance, Caller
+from minitoolai.core.plans import Windows
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import LedgerState, Operation, Result, Settle, Settled
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
-from minitoolai.storage.ledger import INVARIANTS, SHORTFALL_LIMIT, broken_invariants
-from tests.support.books import CHAT, LEASE_MS, TemporaryBooks, checkpoint, emptied, hold, new_file, settle
+from minitoolai.storage.tables.ledger import INVARIANTS, SHORTFALL_LIMIT, broken_invariants
+from minitoolai.storage.tables.purses import PURSES
+from minitoolai.storage.tables.refunds import REFUNDS
+from tests.support.books import CHAT, LEASE_MS, TemporaryBooks, checkpoint, emptied, hold, new_file, refund, settle
 from tests.support.cli import Cli
 from tests.support.cluster import Cluster
 
@@ -111,6 +116,37 @@ DEEDS: dict[str, tuple[str, set[str]]] = {
         "DELETE FROM usage_days WHERE account_id = A",
         {"usage by day equals the sum of its requests"},
     ),
+    "a refund forgotten": ("DELETE FROM refunds WHERE generation_id = 4", {REFUNDS}),
+    "a refund larger than its transfer": (
+        "UPDATE refunds SET amount = 21, total = 21 WHERE generation_id = 4",
+        {REFUNDS},
+    ),
+    "a refund of more than the charge": ("UPDATE refunds SET total = 51 WHERE generation_id = 4", {REFUNDS}),
+    "a refund of another charge": ("UPDATE refunds SET cost = 49 WHERE generation_id = 4", {REFUNDS}),
+    "a refund to somebody else": ("UPDATE refunds SET account_id = A WHERE generation_id = 4", {REFUNDS}),
+    "a transfer of a refund from elsewhere": (
+        "UPDATE transfers SET debit = 2 WHERE kind = 'usage_refund'",
+        {REFUNDS},
+    ),
+    "a window that forgets what was spent": ("DELETE FROM purse_windows WHERE kind = 'week'", {PURSES}),
+    "a window that counts too much": ("UPDATE purse_windows SET used = used + 1 WHERE kind = '5h'", {PURSES}),
+    "a plan closed with credit in it": ("UPDATE purses SET state = 'closed'", {PURSES}),
+    "more credit than the plan gives": ("UPDATE purses SET credit = credit + 1", {PURSES}),
+    "credit that expired and is still there": ("UPDATE purses SET expired = 5", {PURSES}),
+    "an account that has forgotten its plan": ("UPDATE accounts SET purse_until_ms = NULL", {PURSES}),
+    "an account that believes to have a plan": ("UPDATE accounts SET purse_until_ms = 5 WHERE id = A", {PURSES}),
+    "a plan that pays for somebody else": (
+        "UPDATE purses SET owner_id = A; UPDATE accounts SET purse_until_ms = CASE id WHEN A THEN 5 END",
+        {"every posted hold has its transfer, and the reverse"},
+    ),
+    "a charge of a plan moved to the balance": (
+        "UPDATE holds SET purse_id = NULL WHERE id = 6",
+        {"every posted hold has its transfer, and the reverse"},
+    ),
+    "a hold of a plan moved to the balance": (
+        "UPDATE holds SET purse_id = NULL WHERE id = 7",
+        {"held equals the sum of pending holds"},
+    ),
     "a shortfall forgotten": (
         "UPDATE holds SET shortfall = 0 WHERE id = 3",
         {"cost of usage equals usage transfers and shortfall"},
@@ -122,6 +158,11 @@ def damage(books: TemporaryBooks, deed: str) -> None:
     """Write a valid ledger, then violate it with the constraints removed."""
     a, b = books.account(1000), books.account(1000)
     books.apply(hold(1, a, 400), hold(2, a, 60), hold(3, b, 60), settle(2, a, 50), settle(3, b, 70))
+    books.apply(hold(4, b, 60), settle(4, b, 50), refund(4, b, 20))
+    with books.connection.transaction():
+        plan = Plan("pro", "Pro", 100, 150, "month", Windows(five_hours=100, week=120))
+        plans.buy(books.connection, books.clock, b, plan, expected_price=100, reference="plan:1")
+    books.apply(hold(6, b, 60), hold(7, b, 5), settle(6, b, 50))
     assert books.broken() == {}
     if books.database.name == "sqlite":
         books.rows("PRAGMA foreign_keys=OFF")
@@ -156,7 +197,7 @@ def lawless(cluster: Cluster, postgres_url: str) -> Iterator[TemporaryBooks]:
 
 
 def test_every_invariant_has_a_case_that_violates_it() -> None:
-    assert len(INVARIANTS) == 11
+    assert len(INVARIANTS) == 13
     assert set().union(*(named for _, named in DEEDS.values())) == set(INVARIANTS)
 
 
@@ -386,7 +427,7 @@ def test_recovery_continues_after_a_failure(books: TemporaryBooks, caplog: pytes
             running = asyncio.create_task(auditor.run())
             for _ in range(200):
                 await asyncio.sleep(0.02)
-                if "failed, will retry" in caplog.text:
+                if "hold recovery or audit failed, will retry" in caplog.text:
                     break
             books.rows("ALTER TABLE elsewhere RENAME TO holds")
             for _ in range(200):

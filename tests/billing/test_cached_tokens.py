@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -126,3 +128,23 @@ def test_the_model_list_names_every_price(account: Account) -> None:
         "tiers": [{"above_prompt_tokens": 150_000} | PER_MILLION],
         "currency": "USD",
     }
+
+
+def test_usage_and_its_files_show_the_buckets(account: Account, upstream: Upstream) -> None:
+    upstream.behave = manners.counting(REPORTS[1], {"content": "Saturn has the most."})
+    ask(account, stream=True)
+    account.settled()
+    expected = {
+        name: (units, units * price) for name, (units, price) in SOLD.items() if name not in ("input", "output")
+    }
+    (row,) = get(account, "/api/usage/", group_by="model").json()["data"]
+    shown = {part["bucket"]: (part["units"], int(Decimal(part["cost"]) * 10**9)) for part in row["buckets"]}
+    assert shown == expected
+    assert int(Decimal(row["cost"]) * 10**9) == COST
+    (line,) = csv.DictReader(io.StringIO(get(account, "/api/usage/", format="csv").text))
+    for name, (units, cost) in expected.items():
+        assert (line[f"{name}_units"], int(Decimal(line[f"{name}_cost"]) * 10**9)) == (str(units), cost)
+    assert line["reasoning_units"] == "0"
+    printed = account.server.command("margin").stdout
+    assert "cached_input" in printed
+    assert account.server.command("usage", "rebuild").stdout.strip() == "usage by day agrees with the generations"

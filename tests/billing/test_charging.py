@@ -18,7 +18,8 @@ from minitoolai.billing.charging import (
     speech_bound,
     wait_until_durable,
 )
-from minitoolai.core.catalog import ChatModel
+from minitoolai.core.catalog.catalog import ChatModel
+from minitoolai.core.catalog.prices import Prices
 from minitoolai.core.counting import estimate_prompt
 from minitoolai.core.errors import (
     AccessDenied,
@@ -31,8 +32,7 @@ from minitoolai.core.errors import (
 )
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.models import Balance, Caller, KeyRules, NewGeneration, Outcome, RateLimits
-from minitoolai.core.prices import Prices
-from minitoolai.core.tracing import Spans
+from minitoolai.core.telemetry.tracing import Spans
 from minitoolai.ledger.types import Recover, UnknownAccountOrHold
 from minitoolai.storage.writer import Writer
 from tests.support.books import CHAT, DONE, NOON_MS, TemporaryBooks
@@ -325,11 +325,11 @@ def test_a_result_that_is_no_charge_costs_nothing() -> None:
     assert charged_cost(UnknownAccountOrHold()) == 0
 
 
-def test_the_bounds_of_speech_and_images_are_their_prices_and_never_zero() -> None:
+def test_the_bounds_of_speech_and_images_are_their_prices() -> None:
     assert speech_bound(15, 100) == Bound(1500, 0, 0, 0)
-    assert speech_bound(0, 100) == Bound(1, 0, 0, 0)
+    assert speech_bound(0, 100) == Bound(0, 0, 0, 0)
     assert image_job_bound(1_500_000) == Bound(1_500_000, 0, 0, 0)
-    assert image_job_bound(0) == Bound(1, 0, 0, 0)
+    assert image_job_bound(0) == Bound(0, 0, 0, 0)
 
 
 def test_a_chat_must_be_able_to_pay_for_sixteen_tokens_or_for_its_limit() -> None:

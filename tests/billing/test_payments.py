@@ -10,7 +10,7 @@ import pytest
 from minitoolai.billing.payments import grant, make_voucher, redeem, transfer_difference
 from minitoolai.core.errors import NotFound
 from minitoolai.core.models import Payment
-from minitoolai.storage import payments
+from minitoolai.storage.tables import payments
 from tests.support.books import TemporaryBooks, hold, settle
 
 PEPPER = b"pepper"

@@ -14,9 +14,9 @@ from minitoolai.billing.payments import make_voucher, redeem
 from minitoolai.core.models import Balance, Budget
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import IDEMPOTENCY_TTL_MS, DuplicateRequest, Held, OverBudget
-from minitoolai.storage import idempotency, ledger, payments
 from minitoolai.storage.database import Connection
 from minitoolai.storage.postgres.connection import PostgresConnection
+from minitoolai.storage.tables import idempotency, ledger, payments
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
 
 PROCESSES = 8

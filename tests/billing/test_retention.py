@@ -12,7 +12,7 @@ from minitoolai.billing.retention import BATCH, RetentionPolicy, RetentionSweepe
 from minitoolai.core.errors import IdempotencySpent, SettingsError
 from minitoolai.core.models import Caller, IdempotencyClaim
 from minitoolai.settings import Settings
-from minitoolai.storage import users
+from minitoolai.storage.tables import users
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
 from tests.support.images import PRICE, end_job, queued_job
 

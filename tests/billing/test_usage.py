@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from contextlib import suppress
@@ -13,12 +14,15 @@ import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
+from minitoolai.billing.audit_days import read_day
 from minitoolai.billing.usage import LENGTHS_MS, REVENUE_DAYS, RevenueCache, UsageCache, split
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import ReportTooLarge
-from minitoolai.storage import usage_days
+from minitoolai.core.models import Outcome
 from minitoolai.storage.opening import MIGRATIONS
-from minitoolai.storage.reports import GroupBy, usage_cells
+from minitoolai.storage.tables import usage_days
+from minitoolai.storage.tables.ledger import USAGE_DAYS
+from minitoolai.storage.tables.reports import GroupBy, usage_cells
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
 from tests.support.history import RandomWork, seed_history
 
@@ -26,7 +30,8 @@ from tests.support.history import RandomWork, seed_history
 def revenue_of_rows(books: TemporaryBooks, first_day: int) -> list[tuple[object, ...]]:
     """Return revenue by day and kind as one query over all rows, newest day first."""
     rows = books.rows(
-        f"SELECT g.created_ms / {MS_PER_DAY} AS day, g.kind, count(*), sum(h.settled), coalesce(sum(g.purchase), 0)"
+        f"SELECT g.created_ms / {MS_PER_DAY} AS day, g.kind, count(*), sum(h.settled), coalesce(sum(g.purchase), 0),"
+        " coalesce(sum((SELECT sum(r.amount) FROM refunds r WHERE r.generation_id = g.id)), 0)"
         f" FROM generations g JOIN holds h ON h.id = g.id WHERE g.created_ms >= ? GROUP BY day, g.kind",
         first_day * MS_PER_DAY,
     )
@@ -51,12 +56,32 @@ def expected(books: TemporaryBooks, account: int, from_ms: int, until_ms: int, g
     """The report as one query over all rows."""
     group = {"day": f"g.created_ms / {MS_PER_DAY}", "model": "g.model", "key": "g.key_id"}[group_by]
     rows = books.rows(
-        f"SELECT {group}, g.kind, count(*), sum(g.input_units), sum(g.output_units), sum(h.settled)"
+        f"SELECT {group}, g.kind, count(*), sum(g.input_units), sum(g.output_units), sum(h.settled),"
+        " coalesce(sum((SELECT sum(r.amount) FROM refunds r WHERE r.generation_id = g.id)), 0)"
         " FROM generations g JOIN holds h ON h.id = g.id"
         f" WHERE g.account_id = ? AND g.created_ms >= ? AND g.created_ms < ? GROUP BY {group}, g.kind",
         account, from_ms, until_ms,
     )  # fmt: skip
     return [(str(row[0]), row[1], *map(int, row[2:])) for row in sorted(rows)]
+
+
+def expected_parts(
+    books: TemporaryBooks, account: int, from_ms: int, until_ms: int, group_by: GroupBy
+) -> dict[tuple[str, str, str], tuple[int, int]]:
+    """Units and cost by bucket of the same report, from the split of each generation."""
+    group = {"day": f"created_ms / {MS_PER_DAY}", "model": "model", "key": "key_id"}[group_by]
+    rows = books.rows(
+        f"SELECT {group}, kind, price_split FROM generations"
+        " WHERE account_id = ? AND created_ms >= ? AND created_ms < ? AND price_split IS NOT NULL",
+        account, from_ms, until_ms,
+    )  # fmt: skip
+    sums: dict[tuple[str, str, str], tuple[int, int]] = {}
+    for name, kind, parts in rows:
+        for bucket, units, price in json.loads(parts):
+            if bucket not in ("input", "output"):
+                before = sums.get((str(name), kind, bucket), (0, 0))
+                sums[str(name), kind, bucket] = before[0] + units, before[1] + units * price // 1000
+    return sums
 
 
 @pytest.mark.parametrize("max_cells", [100_000, 40, 3])
@@ -74,12 +99,14 @@ def test_reports_always_equal_the_rows(books: TemporaryBooks, max_cells: int) ->
             group_by = dice.choice(get_args(GroupBy))
             for owner in history.accounts:
                 shown = asyncio.run(usage.report(owner, from_ms, until_ms, group_by))
-                told = [(r.group, r.kind, r.requests, r.input_units, r.output_units, r.cost) for r in shown]
+                told = [(r.group, r.kind, r.requests, r.input_units, r.output_units, r.cost, r.refunded) for r in shown]
                 assert told == expected(books, owner, from_ms, until_ms, group_by)
+                parts = {(r.group, r.kind, name): sums for r in shown for name, sums in r.buckets.items()}
+                assert parts == expected_parts(books, owner, from_ms, until_ms, group_by)
                 assert usage_days.wrong_days(books.connection, owner, 0, 2**30) == []
             today = now_ms // MS_PER_DAY
             cells = asyncio.run(usage.cells(history.accounts[0], 7))
-            assert cells == sorted(
+            assert [msgspec.structs.replace(cell, refunded=0) for cell in cells] == sorted(
                 usage_cells(books.connection, history.accounts[0], (today - 6) * MS_PER_DAY, 2**62),
                 key=lambda cell: (cell.day, cell.kind, cell.model, cell.key_id),
             )
@@ -131,6 +158,34 @@ def test_a_changed_day_is_found_and_rebuilt(books: TemporaryBooks) -> None:
         for one in wrong:
             usage_days.rebuild(books.connection, account, one)
     assert books.rows("SELECT * FROM usage_days ORDER BY day") == made
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "UPDATE usage_buckets SET units = units + 1",
+        "UPDATE usage_buckets SET cost = cost - 1",
+        "DELETE FROM usage_buckets",
+        "INSERT INTO usage_buckets SELECT account_id, day, kind, model, key_id, 'reasoning', 1, 1 FROM usage_buckets",
+    ],
+)
+def test_a_wrong_bucket_is_found_by_the_audit_and_rebuilt(books: TemporaryBooks, mistake: str) -> None:
+    account = books.account(1000)
+    split = '[["cached_input",3,37500],["input",1,150000],["output",1,600000]]'
+    books.apply(hold(1, account, 60))
+    books.apply(settle(1, account, 1, Outcome("succeeded", 4, 1, price_split=split)))
+    made = books.rows("SELECT * FROM usage_buckets")
+    day = NOON_MS // MS_PER_DAY
+    assert [(row[1], *row[5:]) for row in made] == [(day, "cached_input", 3, 112)]
+    assert read_day(books.connection, day).different == []
+    books.rows(mistake)
+    assert read_day(books.connection, day).different != []
+    assert [*books.broken()] == [USAGE_DAYS]
+    assert usage_days.wrong_days(books.connection, account, 0, 2**30) == [day]
+    with books.connection.transaction():
+        usage_days.rebuild(books.connection, account, day)
+    assert books.rows("SELECT * FROM usage_buckets") == made
+    assert books.broken() == {}
 
 
 def test_a_time_is_split_into_the_longest_periods_without_gap_or_overlap() -> None:

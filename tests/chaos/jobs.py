@@ -1,4 +1,4 @@
-"""500 image jobs while the processes that draw them are killed and frozen, and the server restarted in between.
+"""500 image jobs, a third of them edits, while what draws them is killed and frozen, and the server restarted.
 
 Every job must end, charges must equal successes, nothing may be lost or delivered twice, and no chat may be delayed.
 """
@@ -15,7 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.ask import post
-from tests.support.gallery import CATALOG, drawing_processes, hurt, job_counts, settle_jobs, submit, wrong_jobs
+from tests.support.gallery import (
+    CATALOG,
+    drawing_processes,
+    hurt,
+    job_counts,
+    settle_jobs,
+    submit,
+    submit_edit,
+    wrong_jobs,
+)
 from tests.support.server import Account, ServerProcess
 
 ACCOUNTS = 5
@@ -108,7 +117,8 @@ class _Chaos:
         for number, model in enumerate(self._models):
             account = self._accounts[number % ACCOUNTS]
             with self._up:
-                self.acknowledged.add(submit(account, model=model, prompt=f"a star {number}")["jobid"])
+                send = submit_edit if number % 3 == 0 else submit
+                self.acknowledged.add(send(account, model=model, prompt=f"a star {number}")["jobid"])
             time.sleep(within_s / len(self._models) * self._draw.random())
 
     def _chat(self) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minitoolai.billing.charging import LEASE_MS
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support.load import Caller, Seen
 from tests.support.outside_auditor import audit_ends
 from tests.support.probe import probe

@@ -11,9 +11,9 @@ from pathlib import Path
 from minitoolai.core.errors import StoreError
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Held
-from minitoolai.storage import ledger
-from minitoolai.storage.ledger import broken_invariants
 from minitoolai.storage.sqlite import SESSION, SqliteConnection
+from minitoolai.storage.tables import ledger
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support.books import TemporaryBooks, credit, hold, new_file, settle
 from tests.support.power import Disk, PoweredConnection
 

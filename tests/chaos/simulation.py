@@ -18,25 +18,34 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from minitoolai.billing import plans
 from minitoolai.billing.audit import SWEEP_EVERY_S, Auditor
 from minitoolai.billing.charging import LEASE_MS, Bound, Charging, Reservation, wait_until_durable
+from minitoolai.core.catalog.selling import Plan
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, ServiceError, StoreError
 from minitoolai.core.models import Caller, GenerationState, Outcome
+from minitoolai.core.plans import Windows
 from minitoolai.ledger.rules import decide
-from minitoolai.ledger.types import Recover
-from minitoolai.storage import ledger
+from minitoolai.ledger.types import Recover, Refund
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.ledger import broken_invariants
 from minitoolai.storage.sqlite import SqliteConnection
+from minitoolai.storage.tables import ledger, purses
+from minitoolai.storage.tables.ledger import broken_invariants
+from minitoolai.storage.tables.purses import Purse
 from minitoolai.storage.writer import Writer
 from tests.support.books import CHAT, credit
 from tests.support.ledger_run import books_in_memory, open_accounts
 from tests.support.virtual import VirtualClock, VirtualLoop
 
 ACCOUNTS = [1001, 1002]
-TABLES = ("transfers", "generations", "holds", "usage_days", "accounts")
+PLANS = (
+    Plan("small", "Small", 100, 300, "week", Windows()),
+    Plan("large", "Large", 350, 900, "month", Windows(five_hours=500, week=600)),
+)
+TABLES = ("refunds", "purse_windows", "purses", "transfers", "generations", "holds", "usage_days", "accounts")
 #: Seconds in which things go wrong, and until all leases have ended after that.
 TROUBLE_S, REST_S = 12.0, 40.0
 FAULTS = ("crash before", "crash after", "busy", "full", "away", "lost before", "lost after", "paused", "paused after")
@@ -136,6 +145,12 @@ class Simulation:
         self.trace = hashlib.sha256()
         #: hold → what its caller was told last: ("held", amount), ("charged", cost) or ("refused", 0).
         self.told: dict[int, tuple[str, int]] = {}
+        #: hold → what the operator was told that a refund gave back. Drawn apart, so that seeds stay what they were.
+        self.refunded: dict[int, int] = {}
+        #: Reference → account and price of the plans that were bought. Drawn apart, too.
+        self.bought: dict[str, tuple[int, int]] = {}
+        self._shopper = random.Random(seed * 7 + 1)
+        self._operator = random.Random(-seed)
         #: hold → the most that was streamed, in nano-dollars.
         self.streamed: dict[int, int] = {}
         self.crashes = self.faults = self.pauses = self.clock_steps = 0
@@ -228,6 +243,7 @@ class Simulation:
             tasks.append(asyncio.ensure_future(self._others()))
         if self._now_s() < self._trouble_s:
             tasks += [asyncio.ensure_future(self._customer(charging, is_up)) for _ in range(self._draw.randint(1, 5))]
+            tasks.append(asyncio.ensure_future(self._shop(writer, is_up)))
         try:
             while self._now_s() < self._trouble_s + REST_S:
                 is_quiet = not writer.run_once(store)
@@ -270,6 +286,42 @@ class Simulation:
             self.note("held", held.hold_id, held.amount)
             await self._stream(charging, held)
 
+    async def _shop(self, writer: Writer, is_up: asyncio.Event) -> None:
+        """Buy plans and change them, each by a form that is sent twice, and let them end in between."""
+        draw = self._shopper
+        await is_up.wait()
+        while self._now_s() < self._trouble_s:
+            await asyncio.sleep(draw.uniform(0.2, 4))
+            account = draw.choice(ACCOUNTS)
+            if draw.random() < 0.3:
+                await self._end_plans(writer)
+                continue
+            plan, reference = draw.choice(PLANS), f"plan:{draw.getrandbits(60)}"
+            change = partial(
+                plans.buy, clock=self._clock, account_id=account, plan=plan, expected_price=plan.price,
+                reference=reference, replace=True,
+            )  # fmt: skip
+            for _ in range(2):
+                try:
+                    done = await writer.run(change)
+                except (ServiceError, StoreError) as error:
+                    self.note("not bought", type(error).__name__)
+                    continue
+                self.note("bought", account, done)
+                if isinstance(done, Purse):
+                    self.bought[reference] = account, done.price
+
+    async def _end_plans(self, writer: Writer) -> None:
+        """What the background task does, by a clock that is years ahead."""
+        late = VirtualClock(self._loop)
+        late.wall_offset_s = 1e8
+        for purse in purses.ending(self._disk, late.now_ms(), 10):
+            change = partial(plans.end_or_renew, clock=late, purse_id=purse.id, plans={})
+            try:
+                self.note("ended", purse.id, await writer.run(change))
+            except (ServiceError, StoreError) as error:
+                self.note("not ended", type(error).__name__)
+
     async def _stream(self, charging: Charging, held: Reservation) -> None:
         draw, cost, lost = self._draw, 0, asyncio.Event()
         self._carried.add(held.hold_id)
@@ -302,6 +354,22 @@ class Simulation:
             return
         self.told[held.hold_id] = ("charged", cost)
         self.note("charged", held.hold_id, cost)
+        if cost and self._operator.random() < 0.25:
+            await self._refund(charging, held, self._operator.randint(1, cost))
+
+    async def _refund(self, charging: Charging, held: Reservation, amount: int) -> None:
+        """Give a part of a charge back, by a form that is sent twice."""
+        refund = Refund(held.hold_id, held.account_id, amount, f"refund:{held.hold_id}", self._clock.now_ms())
+        for _ in range(2):
+            future = charging._writer.submit(refund)
+            assert future is not None
+            try:
+                await asyncio.wait_for(future, 20)
+            except (StoreError, TimeoutError) as error:
+                self.note("late", held.hold_id, type(error).__name__)
+                return
+        self.refunded[held.hold_id] = amount
+        self.note("refunded", held.hold_id, amount)
 
     # ── afterwards ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -314,6 +382,16 @@ class Simulation:
         self.note("rows", sorted(rows.items()))
         wrong = [f"{name}: {found}" for name, found in broken_invariants(self._disk).items()]
         wrong += [f"hold {number} is still pending" for number, row in rows.items() if row[0] == "pending"]
+        given = dict(self._disk.execute("SELECT generation_id, sum(amount) FROM refunds GROUP BY generation_id"))
+        for reference, (account, price) in self.bought.items():
+            paid = self._disk.execute(
+                "SELECT debit, amount FROM transfers WHERE external_ref = ?", (f"{reference}:price",)
+            )
+            if paid != [(account, price)]:
+                wrong.append(f"{reference}: told that {account} paid {price}, written {paid}")
+        for number, amount in self.refunded.items():
+            if given.get(number) != amount:
+                wrong.append(f"hold {number}: told that {amount} was given back, written {given.get(number)}")
         for number, (what, amount) in self.told.items():
             row = rows.get(number)
             if what == "charged" and (row is None or row[2:] != (amount, "succeeded", amount)):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support import catalogs, manners, tiktokens
 from tests.support.load import Caller, Seen
 from tests.support.outside_auditor import OutsideAuditor, Truth

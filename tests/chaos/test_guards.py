@@ -16,10 +16,10 @@ from minitoolai.core.errors import StoreError
 from minitoolai.ledger import rules
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Operation, Result, Settled
-from minitoolai.storage import ledger
 from minitoolai.storage.database import Row, SelectByIds
-from minitoolai.storage.ledger import broken_invariants
 from minitoolai.storage.postgres.connection import PostgresConnection
+from minitoolai.storage.tables import ledger
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.chaos.power import run_power
 from tests.support.books import TemporaryBooks, credit, hold, settle
 from tests.support.cluster import Cluster
@@ -246,7 +246,7 @@ def notices(right: str, wrong: str) -> bool:
 
 
 def test_without_the_rule_that_a_hold_must_be_covered_the_model_notices() -> None:
-    assert notices("    if amount > available:\n", "    if False:\n")
+    assert notices("    if amount > max(available, 0):\n", "    if False:\n")
 
 
 def test_without_the_check_of_the_attempt_the_model_notices() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.cluster import Cluster
-from tests.support.gallery import CATALOG, WorkerProcess, hurt, job_counts, settle_jobs, submit, wrong_jobs
+from tests.support.gallery import CATALOG, WorkerProcess, hurt, job_counts, settle_jobs, submit, submit_edit, wrong_jobs
 from tests.support.server import ServerProcess
 
 ACCOUNTS, WORKERS = 5, 3
@@ -61,7 +61,8 @@ def run_worker_jobs(
 
         def ask() -> None:
             for number in range(jobs):
-                acknowledged.add(submit(accounts[number % ACCOUNTS], prompt=f"a star {number}")["jobid"])
+                send = submit_edit if number % 3 == 0 else submit
+                acknowledged.add(send(accounts[number % ACCOUNTS], prompt=f"a star {number}")["jobid"])
 
         customer = threading.Thread(target=ask)
         customer.start()

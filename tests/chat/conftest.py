@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from minitoolai.core.prices import Prices
+from minitoolai.core.catalog.prices import Prices
 from tests.support.books import TemporaryBooks
 from tests.support.scripted_chats import ScriptedEngine, Stage
 

@@ -6,7 +6,6 @@ import os
 import pty
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from minitoolai.chat.catalog_reload import why_restart
-from minitoolai.core.catalog_loader import parse_catalog
+from minitoolai.core.catalog.loader import parse_catalog
 from tests.support import manners
 from tests.support.ask import OPENAI, get, post
 from tests.support.server import PROGRAM, Account, ServerProcess
@@ -27,7 +26,7 @@ FAKE = """
 kind = "fake"
 model = "fake-1"
 tokens = 40
-delay_ms = 50
+delay_ms = 150
 
 [chat.slow]
 input = "{price}"
@@ -65,18 +64,19 @@ def reload(server: ServerProcess, text: str) -> str:
     return server.log.read_text()[before:]
 
 
-def ask(account: Account) -> tuple[bool, int]:
+def ask(account: Account, limit: int = 40) -> tuple[bool, int]:
     """Return whether a stream was whole, and its cost."""
-    answer = post(account, OPENAI, model="slow", stream=True)
+    answer = post(account, OPENAI, model="slow", stream=True, max_completion_tokens=limit)
     generation = get(account, f"/v1/generations/{answer.headers['x-generation-id']}").json()
     return answer.text.endswith("data: [DONE]\n\n"), round(float(generation["cost"]) * 10**9)
 
 
 def test_streams_keep_their_price_and_new_requests_have_the_new_one(server: ServerProcess) -> None:
     account = server.account()
-    with ThreadPoolExecutor(20) as pool:
-        streams = [pool.submit(ask, account) for _ in range(20)]
-        time.sleep(1.0)
+    with ThreadPoolExecutor(201) as pool:
+        streams = [pool.submit(ask, account) for _ in range(200)]
+        running = "SELECT count(*) FROM holds WHERE state = 'pending'"
+        eventually(lambda: server.read(lambda connection: connection.execute(running)[0][0]) == 200)
         assert "0 models added, 0 removed, 1 changed; 0 engines changed" in reload(server, FAKE.format(price="10"))
         late = pool.submit(ask, account).result()
         early = [stream.result() for stream in streams]
@@ -92,10 +92,10 @@ def test_a_mistake_changes_nothing_and_is_reported(server: ServerProcess) -> Non
     said = reload(server, FAKE.format(price="-1"))
     assert "the previous one stays in use" in said
     assert 'line 9: [chat."slow"] input' in said
-    assert ask(account)[0]
+    assert ask(account, 2)[0]
     said = reload(server, FAKE.format(price="1").replace("tokens = 40", "tokens = 41"))
     assert "[engines.fake] has changed: restart the server for this change" in said
-    assert ask(account)[0]
+    assert ask(account, 2)[0]
 
 
 def test_models_and_upstreams_come_change_and_go(server: ServerProcess) -> None:

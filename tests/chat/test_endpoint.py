@@ -92,7 +92,8 @@ def test_the_shape_is_the_same_if_the_engine_leaves_fields_out(
         return  # The catalog states that the chunks of this engine are complete.
     upstream.behave = manners.answer(lean=lean, newline=newline)
     found = events(post(account, model=model).text)
-    check_stream(found, manners.MODEL, manners.PROMPT_TOKENS, len(manners.WORDS))
+    shown = manners.MODEL if model == "standin" else model
+    check_stream(found, shown, manners.PROMPT_TOKENS, len(manners.WORDS))
     assert said(found) == "".join(manners.WORDS)
 
 
@@ -201,7 +202,7 @@ def test_every_response_names_its_generation_which_states_the_cost(account: Acco
     name = post(account, model="paced", max_completion_tokens=5).headers["x-generation-id"]
     body = get(account, f"/v1/generations/{name}").json()
     assert (body["id"], body["state"], body["model"]) == (name, "succeeded", "paced")
-    assert (body["served_model"], body["engine"]) == ("fake-paced-1", "paced")
+    assert (body["served_model"], body["engine"], body["demo"]) == ("fake-paced-1", None, False)
     assert (body["input_units"], body["output_units"], body["estimated"]) == (6, 5, False)
     assert body["cost"] == f"{(6 * 2007 + 5 * 8003) / 1e9:.9f}"
     assert body["shortfall"] == "0.000000000"

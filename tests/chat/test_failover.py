@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from minitoolai.chat.circuit_breaker import MIN_ACCOUNTS, MIN_CALLS
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support import manners
 from tests.support.ask import events, get, post, said
 from tests.support.cli import Cli
@@ -58,7 +58,10 @@ class Two:
             "stranger": ["stranger"], "shared": ["shared"],
         }  # fmt: skip
         text = '[engines.quick]\nkind = "fake"\nmodel = "fake-quick-1"\n'
-        text += "".join(f'\n[engines.{name}]\nkind = "upstream"\n{lines}\n' for name, lines in engines.items())
+        text += "".join(
+            f'\n[engines.{name}]\nkind = "upstream"\npublic_name = "{name}"\n{lines}\n'
+            for name, lines in engines.items()
+        )
         for name, order in models.items():
             listed = ", ".join(f'"{engine}"' for engine in order)
             text += f'\n[chat."{name}"]\ninput = "0.15"\noutput = "0.60"\ncontext = 128_000\nmax_output = 4096\n'
@@ -389,8 +392,8 @@ def test_doctor_requests_one_token_from_every_upstream(two: Two) -> None:
     said_ = two.server.command("doctor")
     assert said_.returncode == 1
     assert "ok     upstream second (pair): one token from standin-2026-01-31" in said_.stdout
-    assert "FAULT  upstream first (solo): first failed with status 401" in said_.stdout
-    assert "FAULT  upstream gone (gone): gone cannot be reached" in said_.stdout
+    assert "FAULT  upstream first (solo): the engine failed with status 401" in said_.stdout
+    assert "FAULT  upstream gone (gone): the engine cannot be reached" in said_.stdout
     assert two.b.last.body["max_completion_tokens"] == 1
     assert "upstream" not in two.server.command("doctor", "--offline").stdout
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from minitoolai.chat.image_inputs import BASE64_STEP, MAX_IMAGES, ImageInputs
-from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.catalog.catalog import EngineEntry
 from minitoolai.core.errors import FetchFailed, InvalidRequest, UrlForbidden
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.chat.llama import LlamaEngine
+from minitoolai.engines.chat.llama.engine import LlamaEngine
 from minitoolai.engines.chat.openai import UpstreamEngine
 from minitoolai.httpclient.client import HttpClient
 from minitoolai.httpclient.guarded import GuardedClient, GuardedResponse

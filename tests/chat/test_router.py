@@ -10,7 +10,8 @@ import pytest
 
 from minitoolai.chat.circuit_breaker import MAX_ACCOUNTS
 from minitoolai.chat.router import MAX_RETRY_WAIT_S, Check, Route, Router, encode_attempts
-from minitoolai.core.catalog import Catalog, ChatModel, EngineEntry
+from minitoolai.core.catalog.catalog import Catalog, ChatModel, EngineEntry
+from minitoolai.core.catalog.prices import Prices
 from minitoolai.core.errors import (
     ClientLeft,
     EngineBroken,
@@ -24,9 +25,8 @@ from minitoolai.core.errors import (
     Overloaded,
     ServiceError,
 )
-from minitoolai.core.meters import Meters
 from minitoolai.core.models import EngineAttempt
-from minitoolai.core.prices import Prices
+from minitoolai.core.telemetry.meters import Meters
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from tests.support.books import FixedClock
@@ -144,13 +144,18 @@ def test_an_embedded_engine_never_rests() -> None:
     assert paths.names() == ["local"]
 
 
-def test_a_model_without_a_ready_engine_is_overloaded_and_the_reasons_are_named() -> None:
+async def choose_in_loop(paths: Paths) -> None:
+    """Choose where a refusal can be counted for the log."""
+    paths.choose()
+
+
+def test_a_model_without_a_ready_engine_is_overloaded_and_the_operator_knows_why() -> None:
     first, second = Embedded("first"), Embedded("second")
     first.reason, second.reason = "no key: set KEY", "no file"
-    with pytest.raises(
-        Overloaded, match=r"no engine for model is ready \(first: no key: set KEY; second: no file\)"
-    ) as caught:
-        Paths(first, second).choose()
+    paths = Paths(first, second)
+    with pytest.raises(Overloaded, match=r"^model is not available at the moment\.$") as caught:
+        asyncio.run(choose_in_loop(paths))
+    assert paths.router.why_none(paths.model) == "first: no key: set KEY; second: no file"
     assert caught.value.retry_after_s == 30
 
 
@@ -182,7 +187,7 @@ def test_idle_engines_come_before_busy_ones_and_full_ones_are_left_out() -> None
 @pytest.mark.parametrize("count", [1, 2])
 def test_if_every_queue_is_full_the_request_is_refused_with_the_first_reason(count: int) -> None:
     engines = [ScriptedEngine(name, slots=ConcurrencyLimit(0, 0, name)) for name in "ab"[:count]]
-    with pytest.raises(EngineFull, match="a is at capacity") as caught:
+    with pytest.raises(EngineFull, match="the engine is at capacity") as caught:
         Paths(*engines).choose()
     assert caught.value.retry_after_s == 2
 
@@ -227,7 +232,7 @@ def test_a_request_is_refused_with_the_shortest_wait_if_every_circuit_is_open() 
     paths = Paths(ScriptedEngine("a", cooldown_after=1, cooldown_s=30.0), resting("b"))
     paths.fail(EngineUnavailable("no connection"), times=2)
     paths.clock.forward(2.5)
-    message = "b is temporarily unavailable after repeated failures; retry in 8 s"
+    message = "model is temporarily unavailable after repeated failures; retry in 8 s"
     with pytest.raises(Overloaded, match=message) as caught:
         paths.choose()
     assert caught.value.retry_after_s == 8
@@ -238,7 +243,7 @@ def test_a_retry_after_concerns_the_model_and_is_told_to_other_callers_in_whole_
         paths = Paths(resting("a"))
         paths.fail(hasty(20))
         paths.clock.forward(0.6)
-        with pytest.raises(EngineRateLimited, match="a is rate limiting this model; retry in 20 s") as caught:
+        with pytest.raises(EngineRateLimited, match="model is rate limited now; retry in 20 s") as caught:
             paths.choose(account=2)
         assert caught.value.retry_after_s == 20
         paths.clock.forward(19.3)
@@ -269,7 +274,7 @@ def test_a_request_that_was_chosen_before_all_circuits_opened_is_refused() -> No
     paths = Paths(resting("a"))
     route = paths.choose()
     paths.fail(EngineUnavailable("no connection"), account=2)
-    with pytest.raises(Overloaded, match="a is temporarily unavailable"):
+    with pytest.raises(Overloaded, match="model is temporarily unavailable"):
         route.start_attempt()
     # It was not sent, so it is no attempt.
     route.end_attempt(ClientLeft("gone"))

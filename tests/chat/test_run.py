@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -77,13 +78,13 @@ def test_the_last_error_is_returned_if_every_engine_fails(set_up: SetUp) -> None
 @pytest.mark.parametrize("calls_back", [True, False])
 def test_a_stream_that_fails_after_its_role_fails_over_and_keeps_its_head(set_up: SetUp, calls_back: bool) -> None:
     first = json.loads(ROLE.removeprefix(b"data: "))
-    opening = b"data: " + json.dumps({**first, "id": "chatcmpl-first", "model": "first-1"}).encode() + b"\n\n"
+    opening = b"data: " + json.dumps({**first, "id": "chatcmpl-first", "model": "model-0613"}).encode() + b"\n\n"
     a, b = ScriptedEngine("a", Attempt(opening, 0.2, failed()), calls_back=calls_back), good(calls_back=calls_back)
     stage = set_up(a, b)
     answer = stage.answer()
     assert (answer.text, answer.events[-1]) == (TEXT, "[DONE]")
     chunks = [chunk for chunk in answer.events if isinstance(chunk, dict)]
-    assert {(chunk["id"], chunk["model"]) for chunk in chunks} == {("chatcmpl-first", "first-1")}
+    assert {(chunk["id"], chunk["model"]) for chunk in chunks} == {("chatcmpl-first", "model-0613")}
     assert [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]].count(
         first["choices"][0]["delta"]
     ) == 2
@@ -166,7 +167,7 @@ def test_without_another_engine_the_first_token_timeout_ends_the_request_for_fre
     stage = set_up(ScriptedEngine("a", Attempt(ROLE, SILENCE)))
     answer = stage.answer()
     assert answer.error is not None
-    assert answer.error.message == "a sent no token for 5 s; nothing was charged"
+    assert answer.error.message == "the engine sent no token for 5 s; nothing was charged"
     assert (answer.row["state"], answer.row["error_code"], stage.spent()) == ("failed", "upstream_timeout", 0)
     assert 5.0 <= answer.ended_s <= 5.6
 
@@ -272,7 +273,7 @@ def test_a_request_that_gets_no_slot_in_time_is_refused_as_overloaded(set_up: Se
     first, second = two_answers(stage, streams=streams)
     assert first.code is None
     assert second.error is not None
-    assert second.error.message == "a had no free slot for 5 s; try again"
+    assert second.error.message == "the engine had no free slot for 5 s; try again"
     assert (second.code, second.error.retry_after_s, second.row["cost"]) == ("overloaded", 2, 0)
     assert 5.0 <= second.ended_s <= 5.6
 
@@ -299,6 +300,25 @@ def test_a_request_that_gets_no_slot_in_time_goes_to_the_next_engine(set_up: Set
     assert answers[1].text == TEXT
 
 
+def test_a_stream_that_waits_is_told_its_place_whenever_it_changes(set_up: SetUp) -> None:
+    stage = set_up(narrow(*(Attempt(ROLE, 4.0, *stream(*WORDS)) for _ in range(3))))
+    outputs = [Output(stage) for _ in range(3)]
+
+    def prepare(output: Output) -> Callable[[ChatRun], None]:
+        return lambda run: setattr(run, "output", output)
+
+    async def scenario() -> None:
+        asked = []
+        for output in outputs:
+            asked.append(asyncio.ensure_future(stage.ask(prepare=prepare(output))))
+            await asyncio.sleep(0.1)
+        await asyncio.gather(*asked)
+
+    stage.play(scenario)
+    told = [[text.removeprefix("waiting for a free slot, ") for _, text in output.comments] for output in outputs]
+    assert told == [[], ["place 1 in the queue"], ["place 2 in the queue", "place 1 in the queue"]]
+
+
 # ── fields that an engine leaves out ──────────────────────────────────────────────────────────────────────
 
 
@@ -311,7 +331,8 @@ def test_the_name_time_and_model_that_an_engine_leaves_out_are_filled_in(set_up:
     found = answer.events[0] if streams else json.loads(answer.body)
     assert found["id"] == f"chatcmpl-{answer.run.name.removeprefix('gen-')}"
     assert found["created"] == created_ms(answer.run.hold_id) // 1000
-    assert found["model"] == ("model" if streams else manners.MODEL)
+    # The upstream's own name of the model tells who it is.
+    assert found["model"] == "model"
 
 
 # ── clients and callbacks ─────────────────────────────────────────────────────────────────────────────────
@@ -410,10 +431,14 @@ class Output:
     def __init__(self, stage: Stage) -> None:
         self.is_silent = True
         self.at_s: list[float] = []
+        self.comments: list[tuple[int, str]] = []
         self._stage = stage
 
     def break_silence(self) -> None:
         self.at_s.append(self._stage.now_s())
+
+    def comment(self, text: str) -> None:
+        self.comments.append((round(self._stage.now_s()), text))
 
 
 def heartbeats(stage: Stage, *, leaves_after_s: float | None = None) -> list[float]:

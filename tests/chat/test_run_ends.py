@@ -10,8 +10,8 @@ import pytest
 
 from minitoolai.chat.run import ChatRun
 from minitoolai.chat.service import MAX_DRAINING
+from minitoolai.core.catalog.prices import Prices
 from minitoolai.core.errors import ClientLeft, EngineError, RateLimited
-from minitoolai.core.prices import Prices
 from tests.support import manners
 from tests.support.books import recover
 from tests.support.scripted_chats import (

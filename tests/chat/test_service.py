@@ -16,12 +16,12 @@ from minitoolai.chat.service import (
     check_capabilities,
     output_limit,
 )
-from minitoolai.core.catalog import Catalog, ChatModel, EngineEntry, ImageTokens
+from minitoolai.core.catalog.catalog import Catalog, ChatModel, EngineEntry, ImageTokens
+from minitoolai.core.catalog.prices import Prices
 from minitoolai.core.errors import ContextExceeded, InvalidRequest, RateLimited
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Caller
-from minitoolai.core.prices import Prices
 from minitoolai.engines.chat.fake import FakeEngine
 from tests.support.books import FixedClock
 
@@ -85,7 +85,8 @@ def test_images_need_a_model_and_an_engine_that_accept_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("text", "text cannot see images"), ("unlucky", "is served here by blind")]
+    ("name", "reason"),
+    [("text", "text cannot see images"), ("unlucky", "is served here by an engine that cannot see images")],
 )
 def test_a_refusal_of_images_suggests_the_models_that_accept_them(name: str, reason: str) -> None:
     chats = service(model("text", "full"), model("sighted", "full", VISION), model("unlucky", "blind", VISION))

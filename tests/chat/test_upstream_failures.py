@@ -11,13 +11,13 @@ import requests
 
 from minitoolai.billing.charging import Bound, Charging
 from minitoolai.chat.router import Route
-from minitoolai.chat.run import ChatRun
-from minitoolai.core.catalog import EngineEntry
+from minitoolai.chat.run import ChatPlan, ChatRun
+from minitoolai.core.catalog.catalog import ChatModel, EngineEntry
+from minitoolai.core.catalog.prices import Prices
 from minitoolai.core.counting import PromptCount
 from minitoolai.core.in_flight import HEARTBEAT_AFTER_S
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.models import Caller
-from minitoolai.core.prices import Prices
 from minitoolai.engines.chat.fake import FakeEngine
 from tests.support import manners
 from tests.support.ask import check_refusal, events, post, said
@@ -228,7 +228,7 @@ def test_comments_are_no_sign_of_life(account: Account, upstream: Upstream) -> N
 def test_an_error_event_before_the_first_token_costs_nothing(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.break_off("error", words=())
     message = check_refusal(post(account, model="standin"), 502, "upstream_error")
-    assert message == "standin reported an error and ended its answer"
+    assert message == "the engine reported an error and ended its answer"
     assert account.settled() == CREDIT
 
 
@@ -304,11 +304,15 @@ def test_a_heartbeat_is_sent_every_fifteen_seconds_of_silence(sqlite_books: Temp
         engine = FakeEngine("quick", EngineEntry(kind="fake", model="fake-1"))
         run = ChatRun(
             service,
-            request,
-            Route(service, "quick", [engine], started_s),
+            ChatPlan(
+                request,
+                ChatModel("quick", Prices.of_nano(150, 600), 8192, 50, ("quick",), None),
+                Route(service, "quick", [engine], started_s),
+                50,
+                bound,
+                PromptCount(3),
+            ),
             held,
-            PromptCount(3),
-            Prices.of_nano(150, 600),
         )
         output = run.output = Output()
         for _ in range(70):

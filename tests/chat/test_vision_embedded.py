@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support.ask import API, OPENAI, check_refusal, events, get, post, said
 from tests.support.eyes import TOKENS, write_eyes
 from tests.support.server import Account, ServerProcess

@@ -12,8 +12,8 @@ import minitoolai
 from minitoolai.cli.catalog import MAX_OUTPUT, with_models
 from minitoolai.cli.main import main
 from minitoolai.cli.provider_prices import ProviderModel, chat_models
-from minitoolai.core.catalog_loader import parse_catalog, read_catalog
-from minitoolai.core.prices import Prices, Tier
+from minitoolai.core.catalog.loader import parse_catalog, read_catalog
+from minitoolai.core.catalog.prices import Prices, Tier
 
 BUNDLED = Path(minitoolai.__file__).parent / "catalog.toml"
 MINE = """\
@@ -135,6 +135,8 @@ def test_a_diff_names_what_the_provider_changed(run: Run, mine: Path) -> None:
 
 
 def test_check_names_prices_below_cost(run: Run, mine: Path) -> None:
+    assert run("catalog", "check") == (0, "mine.toml: 2 models, 2 engines, no purchase prices\n")
+    mine.write_text(MINE + '\n[engines.spare.costs.other]\ninput = "1"\noutput = "2"\n')
     assert run("catalog", "check") == (0, "mine.toml: 2 models, 2 engines, no prices below cost\n")
     mine.write_text(MINE + '\n[engines.spare.costs.other]\ninput = "1"\noutput = "2.5"\n')
     status, said = run("catalog", "check")
@@ -143,7 +145,8 @@ def test_check_names_prices_below_cost(run: Run, mine: Path) -> None:
     mine.write_text(MINE.replace('output = "2"', 'output = "-2"'))
     status, said = run("catalog", "check")
     assert status == 1
-    assert 'mine.toml, line 19: [chat."other"] output: output = "0.15" means dollars per million tokens' in said
+    place = 'mine.toml, line 19: [chat."other"] output'
+    assert f'{place}: "-2" is not a price; output = "0.15" means dollars per million tokens' in said
 
 
 @pytest.mark.parametrize(

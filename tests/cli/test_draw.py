@@ -11,8 +11,8 @@ from minitoolai.core.marks import MarkCodec
 from minitoolai.engines.images.sketch import SketchEngine, generate
 from minitoolai.engines.marks.image import detect
 from minitoolai.engines.protocols import ImageRequest
-from minitoolai.images.certificates import SELF_MADE, certificate_digest
-from minitoolai.images.manifest_reader import read_manifest
+from minitoolai.images.provenance.certificates import SELF_MADE, certificate_digest
+from minitoolai.images.provenance.manifest_reader import read_manifest
 from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Settings
 from tests.support.marks import CODEC, luminance

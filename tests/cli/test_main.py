@@ -31,9 +31,7 @@ def cli(tmp_path: Path) -> Cli:
 def ann(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """Return a folder with one account of $5. Tests must not change it."""
     made = Cli(tmp_path_factory.mktemp("ann")).with_books()
-    assert re.fullmatch(
-        rf"account \d+ {ANN} \$5\.000000000\n", made.ok_within("account", "create", ANN, "--credit", "5.00")
-    )
+    assert re.fullmatch(rf"account \d+ {ANN} \$5\.00\n", made.ok_within("account", "create", ANN, "--credit", "5.00"))
     return made
 
 
@@ -43,12 +41,12 @@ def test_an_account_goes_from_creation_to_the_revocation_of_its_key(cli: Cli) ->
     match = KEY_PATTERN.fullmatch(key)
     assert match
     assert cli.ok("key", "list", ANN) == f"{match[1]}  active   laptop\n"
-    assert cli.ok("credit", "grant", ANN, "20.00", "--reason", "invoice 17") == "balance $20.000000000\n"
-    assert cli.ok("balance", ANN) == "balance $20.000000000  held $0.000000000  available $20.000000000\n"
+    assert cli.ok("credit", "grant", ANN, "20.00", "--reason", "invoice 17") == "balance $20.00\n"
+    assert cli.ok("balance", ANN) == "balance $20.00  held $0.00  available $20.00\n"
     assert cli.ok("key", "revoke", key) == f"revoked {match[1]}\n"
     assert cli.ok("key", "list", ANN) == f"{match[1]}  revoked  laptop\n"
     assert cli.within("key", "revoke", match[1]).status == 1
-    assert cli.ok("audit") == "12 invariants hold\n"
+    assert cli.ok("audit") == "14 invariants hold\n"
 
 
 def test_key_create_prints_only_the_key_on_standard_output(ann: Cli) -> None:
@@ -164,13 +162,13 @@ def test_an_empty_database_is_reported_and_can_be_migrated(cli: Cli) -> None:
     cli.database.touch()
     assert "run minitoolai migrate" in cli("audit").err
     cli.ok_within("migrate")
-    assert cli.ok_within("audit") == "12 invariants hold\n"
+    assert cli.ok_within("audit") == "14 invariants hold\n"
 
 
 def test_migrate_prints_both_revisions_and_can_be_repeated(cli: Cli) -> None:
     assert re.fullmatch(r"migrated from nothing to \d+\n", cli.ok_within("migrate"))
     assert re.fullmatch(r"already at \d+\n", cli.ok_within("migrate"))
-    assert cli.ok_within("audit") == "12 invariants hold\n"
+    assert cli.ok_within("audit") == "14 invariants hold\n"
 
 
 def test_models_lists_each_model_with_its_engine_or_the_reason_for_none(cli: Cli) -> None:
@@ -206,19 +204,40 @@ engines = ["web", "gpu"]
 
 def test_models_reports_that_an_embedded_model_stands_in_for_a_large_one(cli: Cli) -> None:
     cli.catalog.write_text(files("minitoolai").joinpath("catalog.toml").read_text("utf-8"))
-    small = next(line for line in cli.with_books().within("models").out.splitlines() if line.startswith("gpt-4o "))
+    out = cli.with_books().within("models", MINITOOLAI_STAND_INS="sell").out
+    small = next(line for line in out.splitlines() if line.startswith("gpt-4o "))
     assert small.endswith(
         "STAND-IN smollm2  (openai: no key: set MINITOOLAI_OPENAI_API_KEY; "
         "qwen: not here: minitoolai fetch qwen2.5-coder-1.5b)"
     )
-    assert "WARN   small embedded models stand in for 20 models at full price" in cli.within("doctor", "--offline").out
+    assert "\nsmollm2-135m-instruct chat" in out
+    examined = cli.within("doctor", "--offline", MINITOOLAI_STAND_INS="sell").out
+    assert "WARN   small embedded models stand in for 21 models at full price" in examined
     out = cli.within("models", MINITOOLAI_OPENAI_API_KEY="sk-upstream").out
     assert next(line for line in out.splitlines() if line.startswith("gpt-4o ")).endswith("ready    openai")
+
+
+def test_models_and_doctor_say_what_a_stand_in_that_is_refused_would_need(cli: Cli) -> None:
+    cli.catalog.write_text(files("minitoolai").joinpath("catalog.toml").read_text("utf-8"))
+    lines = cli.with_books().within("models").out.splitlines()
+    refused = next(line for line in lines if line.startswith("gpt-4o "))
+    remedy = "smollm2-135m-instruct is its own model, or set MINITOOLAI_STAND_INS=sell or free"
+    assert "MISSING  openai: no key: set MINITOOLAI_OPENAI_API_KEY; " in refused
+    assert refused.endswith(f"smollm2: stand-ins answer under serve --demo only; {remedy}")
+    examined = cli.within("doctor", "--offline")
+    assert re.search(r"^WARN   no engine for \d+ models: .*\bgpt-4o\b.*; see minitoolai models", examined.out, re.M)
+    assert examined.out.count("WARN   model ") == 0
+    assert "ok     model smollm2-135m-instruct: smollm2" in examined.out
+    free = cli.within("models", MINITOOLAI_STAND_INS="free").out
+    assert "STAND-IN smollm2, for nothing" in free
+    refused = cli.within("models", MINITOOLAI_STAND_INS="refuse").out
+    assert "MINITOOLAI_STAND_INS=refuse; smollm2-135m-instruct is its own model" in refused
 
 
 def test_models_reports_missing_weights_their_folder_and_the_engine_that_stands_in(cli: Cli) -> None:
     cli.catalog.write_text(CATALOG + IMAGES)
     folder = cli.data_dir / "weights"
+    cli.env["MINITOOLAI_STAND_INS"] = "sell"
     real, dream, shared = cli.with_books().ok_within("models").splitlines()[1:]
     assert re.search(r"^real +image +\$ each: +0\.0015 +STAND-IN sketch", real)
     assert f"gpu: no file {folder}/real.safetensors: put it there, or a diffusers folder real" in real
@@ -242,7 +261,7 @@ def test_models_reports_missing_weights_their_folder_and_the_engine_that_stands_
 
 def test_doctor_finds_no_fault_in_a_working_installation(cli: Cli) -> None:
     out = cli.ok_within("doctor")
-    assert [line.split()[0] for line in out.splitlines()] == ["ok"] * 5
+    assert [line.split()[0] for line in out.splitlines()] == ["ok"] * 6
     for part in ("catalog", "data folder", "database", "pictures", "model fake-chat: fake"):
         assert part in out
 
@@ -258,6 +277,21 @@ def test_doctor_reports_each_fault_with_its_remedy(cli: Cli) -> None:
     said = cli.within("doctor")
     assert said.status == 1
     assert "FAULT  model fake-chat: up: " in said.out
+
+
+def test_doctor_tries_the_mail_server_unless_offline(cli: Cli) -> None:
+    mail = {
+        "MINITOOLAI_SMTP_URL": "smtp+plain://127.0.0.1:1",
+        "MINITOOLAI_PUBLIC_URL": "https://ai.example.com",
+        "MINITOOLAI_MAIL_FROM": "a@example.com",
+    }
+    cli.with_books()
+    said = cli.within("doctor", **mail)
+    assert said.status == 1
+    assert "FAULT  mail server: 127.0.0.1:1 accepts no e-mail: " in said.out
+    # The checks after it are made all the same.
+    assert "model fake-chat: fake" in said.out
+    assert cli.within("doctor", "--offline", **mail).status == 0
 
 
 def test_doctor_reports_an_unwritable_object_store_and_leaves_a_working_one_empty(cli: Cli) -> None:
@@ -310,8 +344,8 @@ def test_concurrent_commands_lose_nothing(cli: Cli) -> None:
     with ThreadPoolExecutor(6) as pool:
         done = list(pool.map(lambda _: cli("credit", "grant", ANN, "1.00"), range(6)))
     assert [said.status for said in done] == [0] * 6
-    assert cli.ok_within("balance", ANN).startswith("balance $6.000000000 ")
-    assert cli.ok_within("audit") == "12 invariants hold\n"
+    assert cli.ok_within("balance", ANN).startswith("balance $6.00 ")
+    assert cli.ok_within("audit") == "14 invariants hold\n"
 
 
 def test_help_imports_nothing_heavy_and_prints_within_1_5_s(ann: Cli) -> None:
@@ -337,9 +371,9 @@ def test_every_command_works_on_postgres(cli: Cli, cluster: Cluster) -> None:
     assert there.within("account", "create", ANN).status == 1
     key = there.ok_within("key", "create", ANN).strip()
     assert there.ok_within("key", "revoke", key) == f"revoked {key.split('-')[2]}\n"
-    assert there.within("credit", "grant", ANN, "1.00", "--reference", "x").out == "balance $6.000000000\n"
+    assert there.within("credit", "grant", ANN, "1.00", "--reference", "x").out == "balance $6.00\n"
     assert "nothing changed" in there.ok_within("credit", "grant", ANN, "1.00", "--reference", "x")
-    assert there.ok_within("audit") == "12 invariants hold\n"
+    assert there.ok_within("audit") == "14 invariants hold\n"
     assert re.search(r"ok     database: 127\.0\.0\.1:\d+/books\d+, all invariants hold", there("doctor").out)
     assert not cli.database.exists()
 

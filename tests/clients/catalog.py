@@ -205,7 +205,7 @@ CLIENTS = {
         NODE,
     ),
     "vercel-openai": Client(
-        "Vercel AI SDK, openai, `store: false`",
+        "Vercel AI SDK, openai",
         _node("vercel_openai"),
         _node_version("ai", "@ai-sdk/openai"),
         (*_EVERY_SDK, "responses"),

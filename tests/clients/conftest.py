@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.clients.catalog import CLIENTS, run
 from tests.support import catalogs, manners
 from tests.support.server import Account, ServerProcess

@@ -106,3 +106,20 @@ def items(output: str) -> list[Any]:
     """Return the finished items of `codex exec --json`."""
     events = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     return [event["item"] for event in events if event["type"] == "item.completed"]
+
+
+@pytest.mark.acceptance
+def test_codex_shows_that_its_first_prompt_needs_an_upstream(tmp_path: Path) -> None:
+    install_node()
+    home, folder = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    folder.mkdir()
+    with ServerProcess(tmp_path) as server:
+        env = {"PATH": os.environ["PATH"], "HOME": str(home), "CODEX_API_KEY": server.account().key}
+        command = [program("node"), str(NODE / "node_modules" / ".bin" / "codex"), "exec", "--skip-git-repo-check"]
+        done = subprocess.run(
+            [*command, "-m", MODEL, "-c", f'openai_base_url="{server.url}/v1"', "--json", "Run a command."],
+            cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "first prompt has about 20,000 tokens: choose a model with a larger context" in done.stdout

@@ -27,7 +27,7 @@ from minitoolai.core.counting import (
     text_size,
 )
 from minitoolai.core.inference import ChatRequest, CompletionDetails, TokenDetails, Usage
-from tests.chat.test_normalizer import choice, event, stream
+from tests.chat.stream.test_normalizer import choice, event, stream
 
 
 def call(arguments: Any, **more: Any) -> dict[str, Any]:

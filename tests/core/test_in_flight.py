@@ -11,14 +11,14 @@ import pytest
 
 from minitoolai.billing.charging import LEASE_MS, Bound, Charging, Reservation
 from minitoolai.chat.router import Route
-from minitoolai.chat.run import ChatRun
-from minitoolai.core.catalog import EngineEntry
+from minitoolai.chat.run import ChatPlan, ChatRun
+from minitoolai.core.catalog.catalog import ChatModel, EngineEntry
+from minitoolai.core.catalog.prices import Prices
 from minitoolai.core.counting import PromptCount
 from minitoolai.core.errors import ServiceError
 from minitoolai.core.in_flight import CHECKPOINT_EVERY_S, TICK_S, CheckpointSchedule, InFlight
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Balance, Caller
-from minitoolai.core.prices import Prices
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.protocols import ChatEngine
 from minitoolai.storage.writer import Writer
@@ -181,7 +181,10 @@ PRICES = Prices.of_nano(150, 600)
 def new_run(home: Any, held: Reservation) -> ChatRun:
     request = ChatRequest("quick", [], {}, stream=True, include_usage=False, limit=None)
     engine = FakeEngine("quick", EngineEntry(kind="fake", model="fake-1"))
-    run = ChatRun(home, request, Route(home, "quick", [engine], home.clock.steady_s()), held, PromptCount(3), PRICES)
+    model = ChatModel("quick", PRICES, 8192, 4096, ("quick",), None)
+    route = Route(home, "quick", [engine], home.clock.steady_s())
+    plan = ChatPlan(request, model, route, held.units, Bound(0, 0, held.units, 0), PromptCount(3))
+    run = ChatRun(home, plan, held)
     home.in_flight.add(run)
     return run
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.core.catalog_loader import parse_catalog
+from minitoolai.core.catalog.loader import parse_catalog
 from minitoolai.core.errors import CatalogError, SettingsError
 from minitoolai.core.operator_input import why_bad_address, why_bad_headers, why_bad_key
 from minitoolai.engines.factory import check_engine_settings

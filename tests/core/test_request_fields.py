@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from minitoolai.core.catalog import EngineEntry
-from minitoolai.core.catalog_loader import parse_catalog
+from minitoolai.core.catalog.catalog import EngineEntry
+from minitoolai.core.catalog.loader import parse_catalog
 from minitoolai.core.errors import CatalogError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.request_fields import header_of_names, why_never_forwarded

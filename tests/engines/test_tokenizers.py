@@ -57,7 +57,7 @@ def test_megabytes_are_sampled_in_little_time() -> None:
 
 
 def test_the_prompt_counts_text_tools_messages_and_the_fewest_tokens_of_an_image() -> None:
-    from minitoolai.core.catalog import ImageTokens
+    from minitoolai.core.catalog.catalog import ImageTokens
 
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
     parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "https://x/y.png"}}]

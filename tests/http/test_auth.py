@@ -13,7 +13,7 @@ from minitoolai.core.errors import AccessDenied, KeyForbids, RateLimited
 from minitoolai.core.models import IdempotencyClaim, KeyRules, RateLimits
 from minitoolai.http.auth import CLAIM, authenticate
 from minitoolai.http.request_context import REQUEST_CONTEXT, RequestContext
-from minitoolai.storage import accounts
+from minitoolai.storage.tables import accounts
 from tests.support.books import TemporaryBooks
 
 SECRET_KEY = b"secret key"

@@ -29,7 +29,7 @@ from tests.support.claude import check_error
 from tests.support.server import Account
 from tests.support.uploads import Reply, connect, head, read_reply, upload
 
-POLL = "/api/texttoimage/jobs/"
+POLLS = ("/api/texttoimage/jobs/", "/api/imagetoimage/jobs/")
 #: Path → bytes in all, and bytes besides image data URLs.
 LIMITS = {
     API: (20 * MB, 4 * MB),
@@ -42,10 +42,10 @@ LIMITS = {
     "/api/texttospeech/": (4 * MB, 4 * MB),
     "/v1/audio/speech": (4 * MB, 4 * MB),
     "/api/texttoimage/": (4 * MB, 4 * MB),
-    POLL: (4 * KB, 4 * KB),
+    **dict.fromkeys(POLLS, (4 * KB, 4 * KB)),
     "/v1/images/generations": (4 * MB, 4 * MB),
 }
-KEYED = [path for path in LIMITS if path != POLL]
+KEYED = [path for path in LIMITS if path not in POLLS]
 JSON = {"content-type": "application/json"}
 
 
@@ -100,10 +100,14 @@ def chat(*urls: str, **fields: Any) -> bytes:
 def test_every_route_that_reads_a_body_has_its_limit(tmp_path: Path) -> None:
     async def ask() -> dict[str, Any]:
         services = build(load_settings({}, data_dir=tmp_path))
-        hot = hot_paths(services.chats, services.speech, services.keys)
-        return hot | image_paths(services.images, services.keys, services.settings, services.site.request_failures)
+        heard = services.transcription
+        hot = hot_paths(services.chats, services.responses, services.speech, heard.service, heard.forms, services.keys)
+        uploads, failures = services.transcription.uploads, services.site.request_failures
+        return hot | image_paths(services.images, services.keys, services.settings, failures, uploads)
 
-    found = {path: endpoint.limits for path, endpoint in asyncio.run(ask()).items()}
+    # Uploads go to the disk and have a limit of their own (tests/transcription).
+    hot = {path: endpoint for path, endpoint in asyncio.run(ask()).items() if not hasattr(endpoint, "received")}
+    found = {path: endpoint.limits for path, endpoint in hot.items()}
     expected = {path.rstrip("/"): BodyLimits(*limits) for path, limits in LIMITS.items()}
     assert found == expected | {f"{path}/": limits for path, limits in expected.items()}
     assert max(limits.total for limits in found.values()) == LARGEST_BODY
@@ -175,7 +179,7 @@ def test_a_length_over_the_limit_is_refused_before_the_body_comes(account: Accou
         check(read_reply(connection), path, 413, "body_too_large")
 
 
-@pytest.mark.parametrize("path", [OPENAI, POLL])
+@pytest.mark.parametrize("path", [OPENAI, *POLLS])
 def test_a_client_that_asks_first_is_told_before_it_sends(account: Account, path: str) -> None:
     asks = JSON | account.headers | {"expect": "100-continue"}
     with closing(connect(account.server.port)) as connection:
@@ -189,7 +193,7 @@ def test_a_client_that_asks_first_is_told_before_it_sends(account: Account, path
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-@pytest.mark.parametrize("path", [OPENAI, POLL])
+@pytest.mark.parametrize("path", [OPENAI, *POLLS])
 def test_the_connection_is_good_for_the_next_request(account: Account, path: str, chunked: bool) -> None:
     with closing(connect(account.server.port)) as connection:
         for headers, status in ((account.headers, 413), ({}, 401 if path == OPENAI else 413)):
@@ -201,7 +205,7 @@ def test_the_connection_is_good_for_the_next_request(account: Account, path: str
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-@pytest.mark.parametrize("path", [OPENAI, POLL])
+@pytest.mark.parametrize("path", [OPENAI, *POLLS])
 def test_a_client_that_closes_after_its_request_sees_the_refusal(account: Account, path: str, chunked: bool) -> None:
     check(send(account, path, b" " * (21 * MB), chunked=chunked, connection="close"), path, 413, "body_too_large")
 

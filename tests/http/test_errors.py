@@ -29,7 +29,8 @@ PROMISED = {
     errors.WrongContentType: (415, "invalid_request_error", "unsupported_media_type", False),
     errors.UnsupportedContentEncoding: (415, "invalid_request_error", "unsupported_content_encoding", False),
     errors.AccessDenied: (401, "authentication_error", "invalid_api_key", False),
-    errors.KeyForbids: (403, "permission_error", "key_forbids", False),
+    errors.KeyForbids: (403, "permission_error", "model_not_allowed", False),
+    errors.AccountSuspended: (403, "permission_error", "account_suspended", False),
     errors.BudgetExceeded: (402, "insufficient_quota", "budget_exceeded", False),
     errors.InsufficientBalance: (402, "insufficient_quota", "insufficient_balance", False),
     errors.IdempotencyMismatch: (422, "invalid_request_error", "idempotency_mismatch", False),
@@ -53,8 +54,12 @@ def make(kind: type[ServiceError]) -> ServiceError:
         return errors.InsufficientBalance("too poor", needed=5, available=3)
     if kind is errors.BudgetExceeded:
         return errors.BudgetExceeded("spent", needed=5, left=3)
+    if kind is errors.KeyForbids:
+        return errors.KeyForbids("not this one", param="model", code="model_not_allowed")
     if kind is errors.EngineRateLimited:
         return errors.EngineRateLimited("slow down", retry_after_s=7)
+    if kind is errors.AccountSuspended:
+        return errors.AccountSuspended("suspended")
     return kind("it is so", param="model", retry_after_s=7)
 
 

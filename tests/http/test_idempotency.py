@@ -23,7 +23,7 @@ from minitoolai.http.bodies import BodyLimits
 from minitoolai.http.idempotency import Idempotent
 from minitoolai.http.types import Receive, Scope, Send
 from minitoolai.paths import load_secret_keys
-from minitoolai.storage import accounts, idempotency
+from minitoolai.storage.tables import accounts, idempotency
 from minitoolai.storage.writer import Writer
 from tests.support import catalogs, manners
 from tests.support.ask import API, HELLO, OPENAI, check_refusal, events, get, start

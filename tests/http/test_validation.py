@@ -7,7 +7,7 @@ import json
 import pytest
 
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.http.validation import DEEPEST, flag, integer, json_object, non_empty_text, number, shortened
+from minitoolai.http.validation import DEEPEST, expected, flag, integer, json_object, non_empty_text, number, shortened
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"null", b'"text"', b"\xff{}", b"[" * 100_000])
@@ -87,6 +87,14 @@ def test_a_wrong_integer_is_refused_with_the_bound_it_breaks(value: object, word
 
 def test_a_long_value_is_quoted_in_part() -> None:
     assert shortened("x") == "'x'"
+    assert [shortened(value) for value in (False, None, [], {"a": [True]}, 1.5)] == [
+        "false",
+        "null",
+        "[]",
+        '{"a": [true]}',
+        "1.5",
+    ]
+    assert expected("a string", False) == "expected a string, got false"
     assert len(shortened("x" * 1000)) == 58
     assert shortened("x" * 1000).endswith("…")
 

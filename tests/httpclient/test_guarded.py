@@ -579,7 +579,7 @@ def test_the_given_tls_context_and_user_agent_are_used(web: Upstream) -> None:
         contexts.append(context)
         await connect_to(addresses("127.0.0.1", port=web.port), protocol, host, None)
 
-    client = GuardedClient(resolve=resolve, dial=dial, ssl_context=own, user_agent="tester/1")
+    client = GuardedClient(resolve=resolve, dial=dial, ssl_context=own, user_agent=lambda: "tester/1")
     asyncio.run(client.get("https://a.example.com/"))
     assert contexts == [own]
     assert web.last.headers["user-agent"] == "tester/1"
@@ -587,7 +587,7 @@ def test_the_given_tls_context_and_user_agent_are_used(web: Upstream) -> None:
     for _ in range(2):
         asyncio.run(client.get("https://a.example.com/"))
     assert contexts[1] is contexts[2] is not own
-    assert web.last.headers["user-agent"] == f"minitoolai/{minitoolai.__version__} (+guarded)"
+    assert web.last.headers["user-agent"] == f"minitoolai/{minitoolai.__version__}"
     asyncio.run(GuardedClient(insecure=True, resolve=resolve, dial=dial).get("http://a.example.com/"))
     assert contexts[3] is None
 

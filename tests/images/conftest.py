@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support.server import Account, ServerProcess
 from tests.support.studio_http import CATALOG, SKETCH
 from tests.support.waiting import eventually

@@ -78,7 +78,7 @@ def test_the_path_works_with_and_without_a_trailing_slash(account: Account, slas
 
 REFUSED = [
     ("n", 0),
-    ("n", 5),
+    ("n", 11),
     ("n", True),
     ("n", "2"),
     ("size", "256"),
@@ -88,7 +88,7 @@ REFUSED = [
     ("size", 256),
     ("size", "٢٥٦x256"),
     ("response_format", "png"),
-    ("response_format", 4),
+    *(("response_format", value) for value in (4, False, [], 0, {}, "")),
     ("prompt", None),
     ("prompt", " "),
     ("model", None),
@@ -96,8 +96,8 @@ REFUSED = [
     ("style", "vivid"),
     ("stream", True),
     ("background", "transparent"),
-    ("output_format", "webp"),
-    ("output_compression", 50),
+    *(("output_format", value) for value in ("gif", 4, False, [], {}, "")),
+    *(("output_compression", value) for value in (101, -1, "90", True)),
     ("partial_images", 2),
     ("width", 512),
     ("webhook_url", "https://example.com/"),
@@ -110,6 +110,44 @@ REFUSED = [
 def test_an_unsupported_field_is_named_in_the_format_of_openai(account: Account, field: str, value: object) -> None:
     check_refusal(generate(account, **{field: value}), 400, "invalid_request", field)
     assert states(account) == []
+
+
+@pytest.mark.parametrize(("value", "got"), [(False, "false"), ([], "[]"), (0, "0"), ({}, "{}")])
+def test_a_field_of_the_wrong_type_is_explained_in_terms_of_json(account: Account, value: object, got: str) -> None:
+    for field in ("response_format", "prompt", "model", "negativePrompt"):
+        answer = generate(account, **{field: value})
+        check_refusal(answer, 400, "invalid_request", field)
+        assert f"expected a string, got {got}" in answer.json()["error"]["message"]
+
+
+def test_ten_images_cost_ten_times_one(account: Account) -> None:
+    answer = generate(account, n=10, seed=-1)
+    assert len(answer.json()["data"]) == 10
+    names = answer.headers["x-generation-id"].split(", ")
+    assert [account.server.transfers_of(name) for name in names] == [[PRICE]] * 10
+    assert account.settled() == CREDIT - 10 * PRICE
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("euler", "Euler"),
+        ("EULER A", "Euler a"),
+        ("dpm++-2m-karras", "DPM++ 2M Karras"),
+        ("dpmpp_2m_sde", "DPM++ 2M SDE"),
+        ("EulerAncestralDiscreteScheduler", "Euler a"),
+        ("DPMSolverMultistepScheduler", "DPM++ 2M"),
+    ],
+)
+def test_schedulers_and_models_are_known_as_people_write_them(account: Account, written: str, meant: str) -> None:
+    answer = generate(account, model=" Flat", scheduler=written, response_format="b64_json", n=1)
+    picture = Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
+    assert f"Sampler: {meant}," in picture.text["parameters"]  # type: ignore[attr-defined]
+
+
+def test_an_unknown_scheduler_is_answered_with_the_nearest(account: Account) -> None:
+    answer = generate(account, scheduler="DPM++ 3M SDE")
+    assert "did you mean DPM++ 2M SDE" in answer.json()["error"]["message"]
 
 
 def test_fields_without_effect_are_accepted(account: Account) -> None:

@@ -13,7 +13,7 @@ from minitoolai.core.models import Balance
 from minitoolai.engines.protocols import ImageEngine, ImageRequest, OnProgress
 from minitoolai.images.attempt import JobAttempt
 from minitoolai.images.scheduler import HEAD_OF_LINE_LIMIT_S, HeadOfLineTimer, JobClaimer, WorkerState, pick_batch
-from minitoolai.storage.jobs import ClaimedJob, WaitingJob
+from minitoolai.storage.tables.jobs import ClaimedJob, WaitingJob
 from tests.support.books import FixedClock, TemporaryBooks
 from tests.support.studio import PRICE, ScriptedEngine, Studio, claimed_job
 

@@ -39,7 +39,7 @@ def test_a_refused_job_reserves_nothing(books: TemporaryBooks, tmp_path: Path) -
         with pytest.raises(ModelNotFound, match="first"):
             await studio.submit(poor, model="firts")
         studio.engine.why_not = "its weights are missing"
-        with pytest.raises(Overloaded, match="its weights are missing"):
+        with pytest.raises(Overloaded, match="first is not available at the moment"):
             await studio.submit(poor)
         assert books.money(poor) == Balance(PRICE - 1, 0)
         assert books.rows("SELECT count(*) FROM generations") == [(0,)]

@@ -27,7 +27,7 @@ from minitoolai.images.webhooks import (
     WebhookLog,
     WebhookSecrets,
 )
-from minitoolai.storage import outbox
+from minitoolai.storage.tables import outbox
 from minitoolai.storage.writer import Writer
 from tests.support.books import NOON_MS, TemporaryBooks
 from tests.support.images import PRICE, end_job, find_job, links, queued_job, receiver

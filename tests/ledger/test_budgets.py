@@ -18,7 +18,7 @@ from minitoolai.core.errors import (
 )
 from minitoolai.core.models import Budget, Caller, IdempotencyClaim, KeyRules, Outcome
 from minitoolai.ledger.types import DuplicateRequest, Held, InsufficientFunds, OverBudget
-from minitoolai.storage import idempotency, ledger
+from minitoolai.storage.tables import idempotency, ledger
 from tests.support.books import CHAT, NOON_MS, TemporaryBooks, hold, recover, settle
 
 DAY_MS = 86_400_000

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from minitoolai.core.models import Balance, Outcome
+from minitoolai.core.models import Balance, Budget, Outcome
 from minitoolai.ledger.types import (
     Credited,
     Held,
     InsufficientFunds,
+    OverBudget,
     Renewed,
     Reversed,
     Settled,
@@ -40,6 +41,26 @@ def test_a_hold_beyond_the_balance_is_refused_and_changes_nothing(books: Tempora
     before = books.everything()
     assert books.apply(hold(2, account, 601)) == [InsufficientFunds(needed=601, available=600)]
     assert books.everything() == before
+
+
+def test_a_hold_of_nothing_needs_no_balance_and_moves_no_money(books: TemporaryBooks) -> None:
+    account = books.account()
+    assert books.apply(hold(1, account, 0), settle(1, account, 0)) == [Held(0, 1), Settled(0, 0)]
+    assert books.apply(hold(2, account, 0), hold(3, account, 1)) == [Held(0, 1), InsufficientFunds(1, 0)]
+    assert books.apply(recover(2, account, forced=True)) == [Settled(0, 0)]
+    assert books.money(account) == Balance(posted=0, held=0)
+    assert books.rows("SELECT id, amount, state, settled FROM holds ORDER BY id") == [
+        (1, 0, "voided", 0), (2, 0, "voided", 0),
+    ]  # fmt: skip
+    assert books.rows("SELECT count(*) FROM transfers") == [(0,)]
+
+
+def test_a_hold_of_nothing_passes_a_budget_that_is_overspent(books: TemporaryBooks) -> None:
+    account = books.account(1000)
+    books.apply(hold(1, account, 600, budget=Budget("b", None, None, 1000)))
+    lowered = Budget("b", None, None, 100)
+    assert books.apply(hold(2, account, 0, budget=lowered)) == [Held(0, 1)]
+    assert books.apply(hold(3, account, 1, budget=lowered)) == [OverBudget("total", 1, -500)]
 
 
 def test_a_refused_hold_does_not_spoil_its_batch(books: TemporaryBooks) -> None:
@@ -262,7 +283,7 @@ def test_every_transfer_says_the_balance_and_version_after_it(books: TemporaryBo
 # ── our own mistakes ──────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("wrong", ["hold of nothing", "negative cost", "credit of nothing", "negative credit"])
+@pytest.mark.parametrize("wrong", ["negative hold", "negative cost", "credit of nothing", "negative credit"])
 def test_an_operation_that_we_should_never_send_stops_before_anything_changes(
     books: TemporaryBooks, wrong: str
 ) -> None:
@@ -270,7 +291,7 @@ def test_an_operation_that_we_should_never_send_stops_before_anything_changes(
     books.apply(hold(1, account, 600))
     before = books.everything()
     operation = {
-        "hold of nothing": hold(2, account, 0),
+        "negative hold": hold(2, account, -1),
         "negative cost": settle(1, account, -1),
         "credit of nothing": credit(account, 0),
         "negative credit": credit(account, -5),

@@ -15,7 +15,7 @@ from minitoolai.ledger.types import (
     StillLeased,
     Superseded,
 )
-from minitoolai.storage import jobs
+from minitoolai.storage.tables import jobs
 from tests.support.books import NOON_MS, TemporaryBooks, hold, requeue, settle
 
 PRICE = 1_500_000

@@ -43,7 +43,7 @@ class LedgerOnDisk(RuleBasedStateMachine):
     def commit(self) -> None:
         """Every row must then agree with the model, and the audit must be empty."""
         batch, self.batch = self.batch, []
-        self.both.apply(batch)
+        self.both.apply(batch, self.customers.plans)
 
     @rule(draw=st.randoms(use_true_random=False))
     def claim(self, draw: random.Random) -> None:

@@ -6,16 +6,16 @@ import { BASE_URL, BUSY, CITY, KEY, PLANET, QUESTION, WEATHER, main, refusals } 
 globalThis.AI_SDK_LOG_WARNINGS = false;
 const provider = (apiKey) => createOpenAI({ baseURL: BASE_URL, apiKey });
 const quick = provider(KEY)("quick");
-// Items are not stored here, so the SDK must send them in full.
-const providerOptions = { openai: { store: false } };
+// By default the SDK refers to stored items; with this, it sends them in full.
+const inFull = { openai: { store: false } };
 
 await main({
   async answer() {
-    const made = await generateText({ model: quick, messages: QUESTION, providerOptions });
+    const made = await generateText({ model: quick, messages: QUESTION });
     return { text: made.text, tokens: made.usage.outputTokens };
   },
   async stream() {
-    const made = streamText({ model: quick, messages: QUESTION, providerOptions });
+    const made = streamText({ model: quick, messages: QUESTION });
     const pieces = [];
     for await (const piece of made.textStream) pieces.push(piece);
     return { text: pieces.join(""), pieces: pieces.length, tokens: (await made.usage).outputTokens };
@@ -30,7 +30,7 @@ await main({
     let made;
     for (let turn = 0; turn < 3; turn++) {
       messages.push(...QUESTION);
-      const asked = { model: quick, messages, stopWhen: stepCountIs(3), tools, providerOptions };
+      const asked = { model: quick, messages, stopWhen: stepCountIs(3), tools };
       if (turn === 1) {
         const streamed = streamText(asked);
         await streamed.consumeStream();
@@ -43,7 +43,7 @@ await main({
   },
   async schema() {
     const output = Output.object({ schema: jsonSchema(PLANET) });
-    return (await generateText({ model: quick, messages: QUESTION, output, providerOptions })).output;
+    return (await generateText({ model: quick, messages: QUESTION, output })).output;
   },
   async errors() {
     const ask = ({ key, model, limit }) =>
@@ -51,28 +51,33 @@ await main({
         model: provider(key)(model),
         messages: QUESTION,
         maxRetries: 0,
-        providerOptions,
         ...(limit && { maxOutputTokens: limit }),
       });
     return refusals(ask, (error) => `${error.name} ${error.statusCode}`);
   },
   async retry() {
     const began = performance.now();
-    const made = await generateText({ model: provider(KEY)("busy"), messages: BUSY, maxRetries: 2, providerOptions });
+    const made = await generateText({ model: provider(KEY)("busy"), messages: BUSY, maxRetries: 2 });
     return { text: made.text, waited_s: (performance.now() - began) / 1000 };
   },
   async headers() {
-    const made = await generateText({ model: quick, messages: QUESTION, providerOptions });
+    const made = await generateText({ model: quick, messages: QUESTION });
     return { generation: made.response.headers["x-generation-id"], text: made.text };
   },
   async responses() {
-    const made = await generateText({ model: quick, prompt: "Hello", providerOptions });
+    const made = await generateText({ model: quick, prompt: "Hello" });
+    const previousResponseId = made.providerMetadata.openai.responseId;
+    const providerOptions = { openai: { previousResponseId } };
+    const next = await generateText({ model: quick, prompt: "And again", providerOptions });
+    if (next.usage.inputTokens <= made.usage.inputTokens) throw new Error("the conversation was not continued");
+    const alone = await generateText({ model: quick, prompt: "Hello", providerOptions: inFull });
+    if (alone.text !== made.text) throw new Error(alone.text);
     return { text: made.text, tokens: made.usage.outputTokens };
   },
   async cancel() {
     const leaving = new AbortController();
     const model = provider(KEY)("endless");
-    const asked = { model, messages: QUESTION, abortSignal: leaving.signal, onError: () => {}, providerOptions };
+    const asked = { model, messages: QUESTION, abortSignal: leaving.signal, onError: () => {} };
     let pieces = 0;
     for await (const _ of streamText(asked).textStream) if (++pieces === 4) leaving.abort();
     return { pieces };

@@ -136,6 +136,8 @@ def test_failed_speech_and_a_failed_job_are_one_warning_each(
     assert (line["level"], line["engine"], line["reason"]) == ("warning", "voices", "upstream_error")
     drawn = job(account, model="drawn")
     assert wait(account, drawn)["status"] == "error"
+    # The last line follows the state that the poll shows.
+    eventually(lambda: len(about(logged, f"job {drawn['jobid']}")) == 3)
     found = about(logged, f"job {drawn['jobid']}")
     # Attempts that are repeated are no failures yet.
     assert [line["level"] for line in found] == ["info", "info", "warning"]

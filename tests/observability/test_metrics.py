@@ -10,8 +10,8 @@ import requests
 
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import SettingsError
-from minitoolai.core.meters import Histogram, Meters
 from minitoolai.core.models import Outcome
+from minitoolai.core.telemetry.meters import Histogram, Meters
 from minitoolai.observability.metrics import METRICS
 from minitoolai.observability.metrics_port import metrics_address
 from minitoolai.settings import Secret, Settings

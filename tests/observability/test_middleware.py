@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.core.tracing import REQUEST
+from minitoolai.core.telemetry.tracing import REQUEST
 from minitoolai.observability.middleware import TracingMiddleware
 
 Message = MutableMapping[str, Any]

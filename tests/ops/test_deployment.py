@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tools.reference import commands
 
-from minitoolai.core.catalog_loader import read_catalog
+from minitoolai.core.catalog.loader import read_catalog
 from minitoolai.http.bodies import LARGEST_BODY
 from minitoolai.settings import PREFIX, load_settings, variables
 

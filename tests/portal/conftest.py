@@ -7,19 +7,24 @@ from collections.abc import Iterator
 
 import pytest
 
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support.browse import Visitor, new_user
+from tests.support.catalogs import SELLING as _SELLING
 from tests.support.cli import CATALOG
 from tests.support.server import ServerProcess
 
 _numbers = itertools.count(1)
 
 
+#: The models of the commands' catalog have no exceptions in the group.
+SELLING = _SELLING.replace("models = { exact = 0.5 }\n", "")
+
+
 @pytest.fixture(scope="session")
 def portal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     # All tests come from one address, so the rate limits are raised. test_security.py tests them on another server.
     with ServerProcess(
-        tmp_path_factory.mktemp("portal"), catalog=CATALOG, env={"MINITOOLAI_TRIES_FACTOR": "1000"}
+        tmp_path_factory.mktemp("portal"), catalog=CATALOG + SELLING, env={"MINITOOLAI_TRIES_FACTOR": "1000"}
     ) as server:
         yield server
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -14,12 +15,13 @@ import pytest
 import requests
 
 from minitoolai.billing import payments
+from minitoolai.core.catalog.prices import APART
 from minitoolai.core.clock import MS_PER_DAY, SystemClock
 from minitoolai.portal.pages import account as account_page
-from minitoolai.storage import users
-from minitoolai.storage.personal_data import OWNED
-from minitoolai.storage.reports import STATEMENT_PART, statement_page
 from minitoolai.storage.schema import metadata
+from minitoolai.storage.tables import users
+from minitoolai.storage.tables.personal_data import OWNED
+from minitoolai.storage.tables.reports import STATEMENT_PART, statement_page
 from tests.support.browse import Visitor
 from tests.support.cli import CATALOG
 from tests.support.history import seed_history
@@ -61,7 +63,7 @@ def test_the_statement_in_parts_has_the_bytes_of_one_piece(member: Visitor, rich
     whole = in_one_piece(server, rich)
     assert whole.count(b"\r\n") > REQUESTS * 0.9 > 10 * STATEMENT_PART
     answer = member.open("/balance/statement.csv")
-    assert answer.content == whole
+    assert answer.content == codecs.BOM_UTF8 + whole
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     assert answer.headers["content-disposition"] == 'attachment; filename="statement.csv"'
     assert answer.headers["cache-control"] == "no-store"
@@ -86,7 +88,7 @@ def test_a_client_that_does_not_read_holds_no_turn_no_snapshot_and_no_memory(
     member: Visitor, rich: int, server: ServerProcess
 ) -> None:
     whole = in_one_piece(server, rich)
-    assert member.open("/balance/statement.csv").content == whole
+    assert member.open("/balance/statement.csv").content == codecs.BOM_UTF8 + whole
     before_mb = server.resident_mb()
     clients = [raw_request(member, "/en/balance/statement.csv") for _ in range(4)]
     try:
@@ -107,7 +109,7 @@ def test_a_client_that_does_not_read_holds_no_turn_no_snapshot_and_no_memory(
         client.settimeout(60)
         received = b"".join(iter(lambda: client.recv(65_536), b""))
         client.close()
-        assert unchunked(received) == whole
+        assert unchunked(received) == codecs.BOM_UTF8 + whole
     finally:
         for client in clients:
             client.close()
@@ -129,6 +131,7 @@ def test_usage_in_parts_has_the_bytes_of_one_piece(member: Visitor, rich: int, s
     whole = io.StringIO()
     csv.writer(whole).writerows(lines)
     assert answer.content == whole.getvalue().encode()
+    assert answer.content.startswith(codecs.BOM_UTF8 + b"day,kind,model,")
     assert sum(int(line[5]) for line in lines[1:]) == REQUESTS
 
 
@@ -152,8 +155,11 @@ def test_the_export_of_an_account_has_the_bytes_of_one_piece(
 def everything(connection: object, table: str, account_id: int) -> list[dict[str, object]]:
     """The rows of an account as one query found them."""
     secret = ("password_hash", "secret_hmac", "code_hmac", "secret_hash")
+    secret += ("engine", "served_model", "purchase", "attempts", "worker")
     columns = [column.name for column in metadata.tables[table].columns if column.name not in secret]
-    where = {"accounts": "id = ?", "transfers": "? IN (debit, credit)"}.get(table, "account_id = ?")
+    where = {"accounts": "id = ?", "transfers": "? IN (debit, credit)", "purses": "owner_id = ?"}.get(
+        table, "account_id = ?"
+    )
     rows = connection.execute(  # type: ignore[attr-defined]
         f"SELECT {', '.join(columns)} FROM {table} WHERE {where} ORDER BY 1", (account_id,)
     )
@@ -173,10 +179,13 @@ def test_the_api_s_csv_is_that_of_its_json(server: ServerProcess) -> None:
         url = f"{server.url}/api/usage/?group_by={group}"
         told = requests.get(url, headers=customer.headers, timeout=20).json()["data"]
         columns = [group, "kind", "requests", "input_units", "output_units", "cost"]
+        unused = {
+            f"{bucket}_{what}": zero for bucket in APART for what, zero in (("units", 0), ("cost", "0.000000000"))
+        } | {"refunded": "0.000000000"}
         whole = io.StringIO()
-        writer = csv.DictWriter(whole, columns)
+        writer = csv.DictWriter(whole, [*columns, *unused], extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(told)
+        writer.writerows(line | unused for line in told)
         answer = requests.get(url + "&format=csv", headers=customer.headers, timeout=20)
         assert answer.content == whole.getvalue().encode()
         assert answer.headers["content-disposition"] == f'attachment; filename="usage-by-{group}.csv"'

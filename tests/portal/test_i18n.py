@@ -16,7 +16,7 @@ TEXTS = [text for part in messages.texts().values() for text in part]
 
 def test_texts_are_found_in_code_and_templates() -> None:
     found = {text[0] for text in TEXTS}
-    assert {"Sign in", "Keys", "There is nothing here", "The address <strong>%(email)s</strong> is yours."} <= found
+    assert {"Sign in", "Keys", "Page not found", "The address <strong>%(email)s</strong> is confirmed."} <= found
 
 
 def test_the_catalogs_are_up_to_date() -> None:
@@ -95,6 +95,9 @@ def test_a_round_amount_has_two_decimals(lang: str) -> None:
         ("", "", "en"),
         ("*;q=x,,;;;q=", "", "en"),
         ("pt-BR;q=0,de;q=0.1", "", "de"),
+        ("de; q=0.9", "", "de"),
+        ("en ; q = 0.3 , fr; Q=0.9", "", "fr"),
+        ("es;level=1;q=0.2, tr;level=2; q=0.7", "", "tr"),
     ],
 )
 def test_the_language_follows_the_cookie_and_accept_language(header: str, cookie: str, lang: str) -> None:

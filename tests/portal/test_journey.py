@@ -84,7 +84,7 @@ def test_the_whole_journey(browser: Browser, house: ServerProcess, scripts: bool
     assert re.search(r"\b2\b", row)
     page.goto(house.url + "/en/usage/requests")
     assert page.locator("#requests tbody tr").count() == 2
-    csv_text = context.request.get(house.url + "/en/balance/statement.csv").text()
+    csv_text = context.request.get(house.url + "/en/balance/statement.csv").text().removeprefix("\ufeff")
     lines = list(csv.DictReader(io.StringIO(csv_text)))
     assert sum(Decimal(line["amount"]) for line in lines) == Decimal(lines[0]["balance"])
     assert [line["kind"] for line in lines] == ["usage", "usage", "voucher"]

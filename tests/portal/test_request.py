@@ -12,11 +12,11 @@ from minitoolai.core.clock import random_text
 from minitoolai.core.signing import SecretKeys
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.request import DRAFT_COOKIE, MAX_DRAFT_LENGTH, Draft
-from minitoolai.storage import accounts, users
+from minitoolai.storage.tables import accounts, users
 from tests.support.browse import PASSWORD, Forms, Visitor, new_user
 from tests.support.server import ServerProcess
 
-NOTICE = "What you typed before the sign-in stands here again."
+NOTICE = "Your input from before you signed in has been restored."
 
 
 def end_session(member: Visitor, email: str) -> None:
@@ -38,7 +38,7 @@ def type_a_key(member: Visitor, email: str, name: str = "my laptop") -> None:
     member.open("/keys")
     end_session(member, email)
     member.submit("/keys", name=name, budget_daily="2.50", model="fake-chat")
-    assert "You were signed out in the meantime." in member.page.text
+    assert "You have been signed out." in member.page.text
 
 
 def sign_in_again(member: Visitor, email: str) -> None:
@@ -129,7 +129,7 @@ def test_a_form_without_a_known_owner_is_not_kept(member: Visitor, email: str, m
     member.open("/keys")
     end_session(member, email)
     member.submit("/keys", name="forged", whose=mark)
-    assert "You were signed out in the meantime." in member.page.text
+    assert "You have been signed out." in member.page.text
     assert not draft(member)
 
 

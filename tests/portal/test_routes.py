@@ -22,6 +22,5 @@ def test_paths_of_the_api(path: str) -> None:
 
 
 def test_every_page_module_is_registered() -> None:
-    assert {module.__name__.rpartition(".")[2] for module in MODULES} == {
-        module.name for module in pkgutil.iter_modules(pages.__path__)
-    }
+    found = pkgutil.walk_packages(pages.__path__, f"{pages.__name__}.")
+    assert {module.__name__ for module in MODULES} == {module.name for module in found if not module.ispkg}

@@ -73,17 +73,17 @@ def test_from_the_qr_code_to_a_sign_in(
     text = parse_qs(scanned.query)["secret"][0]
     assert page.locator("#secret").inner_text().replace(" ", "") == text
     secret = base64.b32decode(text)
-    page.get_by_label("Code of the app").fill("000000")
+    page.get_by_label("Code from the app").fill("000000")
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Turn it on").click()
-    page.get_by_text("This code is not right").wait_for()
+    page.get_by_text("This code is wrong").wait_for()
     used = code_now(secret)
-    page.get_by_label("Code of the app").fill(used)
+    page.get_by_label("Code from the app").fill(used)
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Turn it on").click()
     codes = page.locator("#recovery-codes").inner_text().split()
     assert len(codes) == 10
-    page.get_by_role("link", name="I have kept them").click()
+    page.get_by_role("link", name="I have saved them").click()
     page.locator("#sessions").get_by_text("this browser").wait_for()
     sign_out(page, server)
     # The code that set it up is used; the next one is accepted, as clocks may differ by one step.
@@ -91,7 +91,7 @@ def test_from_the_qr_code_to_a_sign_in(
         sign_in(page, server, email)
         page.get_by_label("Code", exact=True).fill(used if offset is None else code_now(secret, offset))
         page.locator("main button").click()
-        page.get_by_text("Keys" if is_right else "This code is not right").first.wait_for()
+        page.get_by_text("Keys" if is_right else "This code is wrong").first.wait_for()
     page.get_by_role("heading", name="Keys", exact=True).wait_for()
     page.goto(server.url + "/en/account")
     page.locator("#sessions").get_by_text("Chrome on Linux").wait_for()
@@ -104,7 +104,7 @@ def test_from_the_qr_code_to_a_sign_in(
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_label("Code", exact=True).fill(codes[1])
     page.get_by_role("button", name="Remove the second factor").click()
-    page.get_by_text("The second factor is removed.").wait_for()
+    page.get_by_text("The second factor was removed.").wait_for()
     assert wrong == []
     context.close()
     assert Visitor(server).sign_in(email).page.url.endswith("/keys")

@@ -10,7 +10,7 @@ import requests
 
 from minitoolai.core.signing import SecretKeys
 from minitoolai.portal.forms import CookieSigner
-from minitoolai.storage import accounts, users
+from minitoolai.storage.tables import accounts, users
 from tests.support.browse import PASSWORD, Forms, Visitor, new_user
 from tests.support.cli import CATALOG
 from tests.support.server import ServerProcess

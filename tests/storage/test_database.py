@@ -11,10 +11,10 @@ import pytest
 
 from minitoolai.core.errors import Overloaded, ReportTooLarge, StoreError
 from minitoolai.http.errors import error_body, status_and_type
-from minitoolai.storage import accounts
 from minitoolai.storage.database import MAX_WAITING_REPORTS, REPORT_THREADS, Connection, Database
 from minitoolai.storage.opening import open_database
 from minitoolai.storage.sqlite import SqliteConnection, open_sqlite
+from minitoolai.storage.tables import accounts
 from tests.support.books import TemporaryBooks, credit, hold
 
 VERSION = "SELECT version FROM accounts WHERE id IN (…)"

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from minitoolai.cli.common import prepare
-from minitoolai.cli.secrets import rotate
+from minitoolai.cli.operations.secrets import rotate
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.signing import SecretKeys, all_keys, secret_id, secret_mark
 from minitoolai.paths import accept_secret, load_secret_keys
 from minitoolai.settings import Secret, Settings
-from minitoolai.storage.accounts import find_secret_mark, record_secret_mark
+from minitoolai.storage.tables.accounts import find_secret_mark, record_secret_mark
 from tests.support import catalogs
 from tests.support.books import TemporaryBooks, new_file
 from tests.support.cli import Cli

@@ -8,7 +8,7 @@ from itertools import accumulate
 import pytest
 
 from minitoolai.core.models import UsageRow
-from minitoolai.storage.reports import last_usage
+from minitoolai.storage.tables.reports import last_usage
 from tests.support.books import NOON_MS, TemporaryBooks
 from tests.support.history import count_usage
 

@@ -22,12 +22,12 @@ from sqlalchemy.pool import Pool
 
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import StoreError
-from minitoolai.storage import accounts
 from minitoolai.storage.archive.rows import read_lines
 from minitoolai.storage.database import Connection
-from minitoolai.storage.ledger import broken_invariants
 from minitoolai.storage.opening import MIGRATIONS, migrate, newest_revision, open_database
 from minitoolai.storage.schema import metadata
+from minitoolai.storage.tables import accounts
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support.cluster import Cluster
 from tests.support.history import close_days
 

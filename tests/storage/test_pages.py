@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from minitoolai.core.models import NewGeneration, Voucher
-from minitoolai.storage import outbox, payments, reports
 from minitoolai.storage.database import Connection
+from minitoolai.storage.tables import outbox, payments, reports
 from tests.support.books import NOON_MS, TemporaryBooks, hold
 
 JOB = NewGeneration("image", "m", "fake", 1, 1, request="{}", seed=1, size="256x256")

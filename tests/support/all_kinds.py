@@ -1,4 +1,4 @@
-"""A catalog of text, images and speech by fake engines, for tests of pages that show all three."""
+"""A catalog of text, images, speech and transcription by fake engines, for tests of pages that show all of them."""
 
 from __future__ import annotations
 
@@ -39,4 +39,9 @@ price = "15.00"
 max_characters = 20_000
 voice = "tone"
 voices = [{ id = "tone", engine = "quick", language = "*", licence = "CC0-1.0" }]
+
+[transcription.hearer]
+price = "0.006"
+translates = true
+engines = ["quick"]
 """

@@ -16,14 +16,25 @@ import psycopg
 import pytest
 
 from minitoolai.billing.archive_reader import ArchiveReader
-from minitoolai.core.models import Balance, Budget, IdempotencyClaim, NewGeneration, Outcome
+from minitoolai.core.models import Balance, Budget, IdempotencyClaim, NewGeneration, Outcome, ServingModel
 from minitoolai.ledger.rules import decide
-from minitoolai.ledger.types import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Result, Reverse, Settle
-from minitoolai.storage import accounts, ledger
+from minitoolai.ledger.types import (
+    Checkpoint,
+    Credit,
+    Operation,
+    PlaceHold,
+    Recover,
+    Refund,
+    Requeue,
+    Result,
+    Reverse,
+    Settle,
+)
 from minitoolai.storage.database import Row
 from minitoolai.storage.object_store import LocalObjectStore
 from minitoolai.storage.opening import migrate, open_database
 from minitoolai.storage.schema import metadata
+from minitoolai.storage.tables import accounts, ledger
 from minitoolai.storage.writer import Writer
 
 NOON_MS = 1_800_000_000_000
@@ -131,7 +142,7 @@ class TemporaryBooks:
         """Every row of the ledger, to see that nothing changed."""
         return {
             t: self.rows(f"SELECT * FROM {t} ORDER BY 1")
-            for t in ("accounts", "holds", "generations", "transfers", "usage_days")
+            for t in ("accounts", "holds", "generations", "transfers", "refunds", "usage_days", "usage_buckets")
         }
 
     def broken(self) -> dict[str, list[Row]]:
@@ -240,8 +251,10 @@ def requeue(
     return Requeue(hold_id, account, attempt, now_ms, reason, most_failures, "broken", "it broke", forced, now_ms)
 
 
-def checkpoint(hold_id: int, account: int, progress: int, lease_ms: int = LEASE_MS) -> Checkpoint:
-    return Checkpoint(hold_id, account, progress, lease_ms)
+def checkpoint(
+    hold_id: int, account: int, progress: int, lease_ms: int = LEASE_MS, *, serving: ServingModel | None = None
+) -> Checkpoint:
+    return Checkpoint(hold_id, account, progress, lease_ms, serving)
 
 
 def recover(hold_id: int, account: int, now_ms: int = LEASE_MS, *, forced: bool = False) -> Recover:
@@ -250,6 +263,10 @@ def recover(hold_id: int, account: int, now_ms: int = LEASE_MS, *, forced: bool 
 
 def reverse(account: int, amount: int, reference: str | None = None) -> Reverse:
     return Reverse(account, amount, "refund", reference or f"refund:{next(_references)}", NOON_MS, "a test")
+
+
+def refund(hold_id: int, account: int, amount: int | None = None, reference: str | None = None) -> Refund:
+    return Refund(hold_id, account, amount, reference or f"refund:{hold_id}:{next(_references)}", NOON_MS, "a test")
 
 
 def credit(account: int, amount: int, reference: str | None = None) -> Credit:

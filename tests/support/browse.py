@@ -16,8 +16,8 @@ from minitoolai.accounts.users import SESSION_MS, digest
 from minitoolai.core.clock import SystemClock, random_text
 from minitoolai.core.models import SecondFactor
 from minitoolai.paths import load_secret_keys
-from minitoolai.storage import accounts, second_factors, users
 from minitoolai.storage.database import Connection
+from minitoolai.storage.tables import accounts, second_factors, users
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
 

@@ -100,6 +100,29 @@ def _model(name: str, engine: str = "") -> str:
     )
 
 
+#: A group and a plan, to be added to a catalog with the models `quick` and `exact`.
+SELLING = """
+[groups.partner]
+factor = 0.9
+models = { exact = 0.5 }
+
+[plans.pro]
+title = "Pro plan"
+price = "2.00"
+credit = "3.00"
+window_5h = "1.00"
+
+[plans.max]
+price = "5.00"
+credit = "9.00"
+
+[plans.old]
+price = "1.00"
+credit = "1.00"
+closed = true
+"""
+
+
 def upstream(name: str, base_url: str, extra: str = "") -> str:
     """Return a model and the upstream behind it, both with this name."""
     return f'\n[engines.{name}]\nkind = "upstream"\nbase_url = "{base_url}"\n{extra}\n' + _model(name)

@@ -45,7 +45,7 @@ def usage(output: int, *, read: int = 0, written: int = 0, for_an_hour: int = 0)
 def message(content: list[Json], *, reason: str = "end_turn", told: Json | None = None) -> Json:
     """Return a whole message."""
     return {
-        "id": "msg_standin",
+        "id": "msg_0a1b2c3d4e5f",
         "type": "message",
         "role": "assistant",
         "model": MODEL,

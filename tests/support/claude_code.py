@@ -1,6 +1,7 @@
 """Claude Code repairs a file in print mode: python -m tests.support.claude_code KIND FOLDER
 
-KIND is the kind of engine behind the server. Prints what happened as one JSON object. Must run in a network namespace
+KIND is the kind of engine behind the server, or `llama` for the bundled catalog with the small embedded model, whose
+context is too small. Prints what happened as one JSON object. Must run in a network namespace
 of its own, which has only the loopback interface: Claude Code would otherwise try to reach its maker.
 """
 
@@ -101,16 +102,16 @@ async def finish(exchange: Exchange, delta: dict[str, Any], reason: str) -> None
     exchange.end()
 
 
-def run(server: ServerProcess, key: str, work: Path, home: Path) -> Any:
-    """Run Claude Code in `work`, and return the object that it prints."""
+def run(server: ServerProcess, key: str, work: Path, home: Path, *, model: str = MODEL, status: int = 0) -> Any:
+    """Run Claude Code in `work`, and return the object that it prints. `status`: the exit status to expect."""
     home.mkdir()
     env = {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
         "ANTHROPIC_BASE_URL": server.url,
         "ANTHROPIC_AUTH_TOKEN": key,
-        "ANTHROPIC_MODEL": MODEL,
-        "ANTHROPIC_DEFAULT_HAIKU_MODEL": MODEL,
+        "ANTHROPIC_MODEL": model,
+        "ANTHROPIC_DEFAULT_HAIKU_MODEL": model,
         "DISABLE_TELEMETRY": "1",
         "DISABLE_ERROR_REPORTING": "1",
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
@@ -120,7 +121,7 @@ def run(server: ServerProcess, key: str, work: Path, home: Path) -> Any:
         [*command, "--output-format", "json"],
         cwd=work, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads(done.stdout)
 
 
@@ -137,6 +138,10 @@ def main(kind: str, folder: Path) -> dict[str, Any]:
     raise_loopback()
     work = folder / "work"
     prepare(work)
+    if kind == "llama":
+        with ServerProcess(folder) as server:
+            printed = run(server, server.account().key, work, folder / "home", model="gpt-4o-mini", status=1)
+            return {"printed": printed}
     behaviour = native if kind == "anthropic" else chat
     with Upstream(behaviour(calls_of(work))) as upstream:
         catalog = (catalogs.claude if kind == "anthropic" else catalogs.upstream)(MODEL, upstream.base_url)

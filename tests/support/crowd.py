@@ -5,14 +5,18 @@ from __future__ import annotations
 import statistics
 import time
 
-from minitoolai.billing import payments
-from minitoolai.core.clock import SystemClock, first_id_at
+from requests import Response
+
+from minitoolai.billing import corrections, payments
+from minitoolai.core.clock import MS_PER_DAY, SystemClock, first_id_at, generation_name
+from minitoolai.core.models import Voucher
 from minitoolai.core.money import parse_dollars
-from minitoolai.storage import accounts, reports, users
 from minitoolai.storage.database import Connection
-from minitoolai.storage.reports import MS_PER_DAY
+from minitoolai.storage.insight.requests import LogFilter, list_requests
+from minitoolai.storage.tables import accounts, reports, users
+from minitoolai.storage.tables import payments as stored_payments
 from tests.support.browse import Visitor
-from tests.support.history import count_usage
+from tests.support.history import count_traffic, count_usage
 from tests.support.server import ServerProcess
 
 EMAIL = "crowded@example.com"
@@ -20,6 +24,8 @@ GENERATIONS = 100_000
 PEOPLE = 5_000
 ACTIONS = 1_000
 KEYS = 60
+VOUCHERS = 2_000
+REFUNDS = 300
 COST = 1_000
 LOOKS = 31
 OPEN = ("/", "/docs", "/prices", "/signup", "/signin", "/reset", "/nothing")
@@ -27,20 +33,65 @@ OPEN = ("/", "/docs", "/prices", "/signup", "/signin", "/reset", "/nothing")
 CLOSED = (
     "/keys", "/keys?page=1", "/keys/KEY", "/balance", "/balance?below=50000&until=MIDDLE", "/usage?days=7",
     "/usage?days=30", "/usage?days=90", "/usage/usage.csv?days=90", "/usage/requests", "/studio", "/studio/image",
-    "/studio/speech", "/account", "/account/second-factor", "/topup", "/docs", "/admin", "/admin/accounts",
-    "/admin/accounts?q=9@example", "/admin/accounts/ACCOUNT", "/admin/jobs", "/admin/actions",
+    "/studio/speech", "/studio/transcribe", "/account", "/account/second-factor", "/topup", "/invoices", "/docs",
+    "/admin", "/admin/accounts",
+    "/admin/accounts?q=9@example", "/admin/accounts/ACCOUNT", "/admin/jobs", "/admin/actions", "/admin/catalog",
+    "/admin/vouchers", "/admin/coupons", "/admin/invoices", "/account/notices", "/plans",
+    "/admin/accounts/ACCOUNT/correct/suspend", "/admin/accounts/ACCOUNT/correct/reverse",
+    "/admin/accounts/ACCOUNT/correct/refund",
+    "/admin/dashboard", "/admin/dashboard?days=90&by=customer", "/admin/dashboard/report.csv?days=90&by=engine",
+    "/admin/requests", "/admin/requests?state=failed", "/admin/requests?account=ACCOUNT&kind=image",
+    "/admin/requests/REQUEST", "/admin/engines", "/admin/accounts/ACCOUNT/statement",
+    "/admin/accounts/ACCOUNT/payments", "/admin/accounts/ACCOUNT/keys",
 )  # fmt: skip
+
+#: More addresses of the same pages: every filter, alone and together, those that find nothing, and pages far back.
+FILTERED = (
+    "/usage/requests?until=MIDDLE&below=9000000000000000000", "/keys?page=0", "/admin/accounts?q=ACCOUNT",
+    "/admin/accounts?q=nobody-has-this", "/admin/accounts?q=person4999@example.com", "/admin/accounts?below=1200",
+    "/admin/search?q=nobody-has-this", "/admin/search?q=person4999@example.com", "/admin/search?q=REQUEST",
+    "/admin/search?q=sk-mt-key0000", "/admin/search?q=pi_nothing",
+    "/admin/accounts/OTHER", "/admin/accounts/OTHER/statement",
+    "/admin/accounts/OTHER/statement?below=5500&until=MIDDLE",
+    "/admin/accounts/ACCOUNT/statement?below=50000&until=MIDDLE", "/admin/accounts/ACCOUNT?below=9000000000000000",
+    "/admin/accounts/ACCOUNT/keys?page=1", "/admin/accounts/ACCOUNT/payments?below=9000000000000000",
+    "/admin/actions?below=9000000000000000", "/admin/vouchers?batch=b7", "/admin/vouchers?batch=nothing",
+    *(f"/admin/requests?{what}" for what in (
+        "until=MIDDLE&below=MIDDLE_ID", "model=llama", "model=nothing", "kind=speech", "kind=transcription",
+        "state=cancelled", "state=queued", "error=upstream_error", "model=quick&kind=chat&state=failed&error=x",
+        "model=nothing&until=MIDDLE&below=MIDDLE_ID", "account=ACCOUNT", "account=OTHER", "account=0",
+        "account=crowded@example.com", "account=nobody@example.com", "account=OTHER&until=MIDDLE&below=MIDDLE_ID",
+        *(f"account={who}&{more}" for who in ("ACCOUNT", "OTHER") for more in (
+            "kind=image", "kind=transcription", "model=llama", "model=nothing", "state=failed", "error=upstream_error",
+            "model=nothing&kind=chat&state=failed&error=x", "model=nothing&until=MIDDLE&below=MIDDLE_ID",
+        )),
+    )),
+    *(f"/admin/dashboard?days=90&by={by}{only}" for by in ("model", "engine", "customer") for only in (
+        "", "&customer=ACCOUNT", "&customer=OTHER", "&model=llama", "&engine=fake",
+        "&customer=OTHER&model=llama&engine=fake",
+    )),
+    "/admin/dashboard?days=1", "/admin/dashboard?days=7", "/admin/dashboard?days=30",
+)  # fmt: skip
+#: Of the accounts that bench/growth_fill.py makes.
+OTHER = "growth7@example.com"
 
 
 def crowd(server: ServerProcess) -> Visitor:
     """Sign in the user with all that usage, an admin among thousands of accounts."""
-    member = Visitor(server).sign_up(EMAIL)
-    server.command("account", "admin", EMAIL)
-    server.write(_fill)
+    member = enter(server)
+    server.write(fill)
     return member
 
 
-def _fill(connection: Connection) -> None:
+def enter(server: ServerProcess) -> Visitor:
+    """Sign in the user, as an admin."""
+    member = Visitor(server).sign_up(EMAIL)
+    server.command("account", "admin", EMAIL)
+    return member
+
+
+def fill(connection: Connection) -> None:
+    """Write the usage of the user, and the other accounts."""
     clock = SystemClock()
     account_id = users.find_user(connection, EMAIL)[0].account_id  # type: ignore[index]
     keys = [f"key{n:09d}" for n in range(KEYS)]
@@ -57,9 +108,14 @@ def _fill(connection: Connection) -> None:
         (clock.new_id(), account_id, account_id, "grant", 10**9, "A reason", clock.now_ms()) for _ in range(ACTIONS)
     ]
     connection.execute_many(
-        f"INSERT INTO admin_actions ({reports.ACTION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO admin_actions ({reports.ACTION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
         done,
     )
+    for n in range(VOUCHERS):
+        made = Voucher(f"{n:04d}"[-4:], 5 * 10**9, "Fair", clock.now_ms(), None, batch=f"b{n % 20}")
+        stored_payments.insert_voucher(connection, n.to_bytes(32, "big"), made)
+    for row in list_requests(connection, LogFilter(account_id), REFUNDS).rows:
+        corrections.refund_charge(connection, clock, account_id, row.id, COST // 2, reason="A reason", once="crowd")
 
 
 def _work(connection: Connection, clock: SystemClock, account_id: int, keys: list[str]) -> None:
@@ -94,6 +150,7 @@ def _work(connection: Connection, clock: SystemClock, account_id: int, keys: lis
         (start - GENERATIONS * COST, GENERATIONS + 1, account_id),
     )
     count_usage(connection, account_id)
+    count_traffic(connection)
 
 
 def address(member: Visitor, path: str) -> str:
@@ -102,14 +159,32 @@ def address(member: Visitor, path: str) -> str:
         found = member.server.read(lambda c: users.find_user(c, EMAIL))
         path = path.replace("ACCOUNT", str(found[0].account_id))
     middle = SystemClock().now_ms() - 45 * MS_PER_DAY
+    if "OTHER" in path:
+        path = path.replace("OTHER", str(member.server.read(lambda c: users.find_user(c, OTHER))[0].account_id))
+    if "REQUEST" in path:
+        newest = member.server.read(lambda c: list_requests(c, LogFilter(), 1)).rows[0].id
+        path = path.replace("REQUEST", generation_name(newest))
+    path = path.replace("MIDDLE_ID", str(first_id_at(middle)))
     return path.replace("KEY", f"key{7:09d}").replace("MIDDLE", str(middle))
 
 
-def median_ms(visitor: Visitor, path: str) -> float:
+def look(visitor: Visitor, path: str) -> Response:
+    """Open a page. The search is a form."""
+    if not path.startswith("/admin/search?q="):
+        return visitor.open(path)
+    return visitor.submit("/admin/search", follow=False, q=path.partition("=")[2])
+
+
+def median_ms(visitor: Visitor, path: str, views: int = LOOKS) -> float:
     """Return the median wall-clock time over loopback, from request to last byte, after a first view."""
     took = []
-    for n in range(LOOKS + 1):
+    if path.startswith("/admin/search"):
+        visitor.open("/admin")
+        form = visitor.page
+    for n in range(views + 1):
+        if path.startswith("/admin/search"):
+            visitor.page = form
         begun = time.perf_counter()
-        assert visitor.open(path).status_code == (404 if path == "/nothing" else 200), path
+        assert look(visitor, path).status_code in ((404,) if path == "/nothing" else (200, 303)), path
         took.append((time.perf_counter() - begun) * 1000 if n else 0.0)
     return statistics.median(took[1:])

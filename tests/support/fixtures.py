@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support import catalogs, manners
 from tests.support.books import books, database_url, postgres_books, sqlite_books
 from tests.support.server import Account, ServerProcess
@@ -24,7 +24,7 @@ def standin() -> Iterator[Upstream]:
 
 @pytest.fixture(scope="session")
 def shared_server(standin: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    catalog = catalogs.with_upstream(standin.base_url)
+    catalog = catalogs.with_upstream(standin.base_url) + catalogs.SELLING
     with ServerProcess(tmp_path_factory.mktemp("server"), catalog=catalog) as server:
         yield server
 

@@ -10,10 +10,11 @@ from minitoolai.billing.audit_days import next_closable, read_day
 from minitoolai.core.clock import first_id_at
 from minitoolai.core.models import NewGeneration, Outcome
 from minitoolai.ledger.types import Operation
-from minitoolai.storage import usage_days
-from minitoolai.storage.audit import insert_closed
 from minitoolai.storage.database import Connection
-from tests.support.books import TemporaryBooks, hold, recover, settle
+from minitoolai.storage.insight import traffic
+from minitoolai.storage.tables import usage_days
+from minitoolai.storage.tables.audit import insert_closed
+from tests.support.books import TemporaryBooks, hold, recover, refund, settle
 
 MODELS = ("gpt-4o-mini", "claude-3-haiku", "=llama")
 PRICE = 9
@@ -104,6 +105,14 @@ def _insert_work(
     )
 
 
+#: Splits of prices with several buckets and prices, also where nano-dollars are rounded.
+SPLITS = (
+    '[["cached_input",3,37500],["input",1,150000],["output",2,600000]]',
+    '[["cache_write",1,999],["cache_write_1h",7,1],["request",1,1500000]]',
+    '[["reasoning",2,1000001],["audio_output",5,123456789012345],["image_input",9,333]]',
+)
+
+
 class RandomWork:
     """Work of two accounts at random: holds that are settled at once, late, by a recovery, or as a failed job."""
 
@@ -112,6 +121,7 @@ class RandomWork:
         self.books, self._dice, self._first_id = books, dice, first_id
         self.accounts = [books.account(10**9), books.account(10**9)]
         self._open: list[tuple[int, int, bool]] = []
+        self._ended: list[tuple[int, int]] = []
         self._last = 0
 
     def step(self) -> None:
@@ -131,6 +141,10 @@ class RandomWork:
         if dice.random() < 0.8:
             ended, self._open = self._open[:2], self._open[2:]
             self.books.apply(*(self._end(*one) for one in ended))
+            self._ended += [(number, account) for number, account, _ in ended]
+        if self._ended and dice.random() < 0.1:
+            given = refund(*dice.choice(self._ended), dice.choice((1, 7, None)))
+            self.books.apply(msgspec.structs.replace(given, now_ms=now_ms))
 
     def _end(self, number: int, account: int, is_job: bool) -> Operation:
         dice = self._dice
@@ -139,8 +153,15 @@ class RandomWork:
             return recover(number, account, self.books.clock.now_ms(), forced=True)
         cost = dice.choice((0, number % 90, 120))
         purchase = dice.choice((None, cost // 2))
-        outcome = Outcome("succeeded", number % 5, 2, upstream_cost=purchase)
+        split = None if is_job or dice.random() < 0.6 else dice.choice(SPLITS)
+        outcome = Outcome("succeeded", number % 5, 2, upstream_cost=purchase, price_split=split)
         return settle(number, account, cost, outcome if how < 0.9 else Outcome("failed", error_code="x"))
 
     def close(self) -> None:
         self.books.apply(*(self._end(*one) for one in self._open))
+
+
+def count_traffic(connection: Connection, at_once: int = 2_000) -> None:
+    """Add all generations to the sums of the dashboards now, as the server does after a minute."""
+    while (piece := traffic.next_piece(connection, 2**63 - 1, at_once)) is not None:
+        assert traffic.add_piece(connection, piece)

@@ -8,21 +8,39 @@ import re
 from playwright.sync_api import BrowserContext
 
 from minitoolai.billing import payments
-from minitoolai.core.clock import SystemClock
-from minitoolai.storage import accounts, users
+from minitoolai.core.clock import MS_PER_DAY, SystemClock, generation_name
 from minitoolai.storage.database import Connection
-from minitoolai.storage.reports import MS_PER_DAY
+from minitoolai.storage.insight.requests import LogFilter, list_requests
+from minitoolai.storage.tables import accounts, users
+from minitoolai.storage.tables import payments as stored
 from tests.support.browse import Visitor
-from tests.support.history import count_usage
+from tests.support.history import count_traffic, count_usage
 from tests.support.server import ServerProcess
 
 EMAIL = "ada@example.com"
-OPEN = ("/", "/docs", "/prices", "/check", "/signup", "/signin", "/reset")
-#: Of people who are signed in; the account's number stands where # is, a key's where + is.
+OPEN = (
+    "/",
+    "/docs",
+    "/docs/errors",
+    "/reference",
+    "/reference/post-v1-messages",
+    "/prices",
+    "/search",
+    "/check",
+    "/signup",
+    "/signin",
+    "/reset",
+)
+#: Of people who are signed in; the account's number stands where # is, a key's where + is, a request's where ~ is.
 CLOSED = (
-    "/keys", "/keys/+", "/studio", "/studio/image", "/studio/speech", "/usage", "/usage/requests", "/balance", "/topup",
+    "/keys", "/keys/+", "/studio", "/studio/image", "/studio/speech", "/studio/transcribe",
+    "/usage", "/usage/requests", "/balance", "/topup", "/invoices", "/account/notices", "/admin/invoices",
     "/account", "/account/second-factor", "/admin", "/admin/accounts", "/admin/accounts/#", "/admin/jobs",
-    "/admin/actions",
+    "/admin/actions", "/admin/catalog", "/admin/dashboard", "/admin/requests", "/admin/requests/~", "/admin/engines",
+    "/admin/accounts/#/statement", "/admin/accounts/#/payments", "/admin/accounts/#/keys",
+    "/admin/vouchers", "/admin/coupons", "/plans",
+    "/admin/accounts/#/correct/suspend", "/admin/accounts/#/correct/reverse",
+    "/admin/accounts/#/correct/refund",
 )  # fmt: skip
 MODELS = (("chat", "quick", 700, 240), ("image", "painter", 0, 1), ("speech", "teller", 420, 0))
 UNIT = {"chat": 600, "image": 1_500_000, "speech": 15_000}
@@ -42,8 +60,12 @@ def furnish(server: ServerProcess) -> Visitor:
         names.append(found[1])
     server.write(lambda c: _use(c, account_id, names))
     server.write(lambda c: _fail(c, account_id, names[0]))
+    server.write(count_traffic)
+    server.write(lambda c: _pay(c, account_id))
     member.open(f"/admin/accounts/{account_id}")
     member.submit("/grant", amount="10.00", note="For the broken picture of Tuesday")
+    member.open(f"/admin/accounts/{account_id}")
+    member.submit("/note", text="Called on Monday: wants an invoice by post.\nSend it to the branch in Izmir.")
     return member
 
 
@@ -97,6 +119,15 @@ def _fail(connection: Connection, account_id: int, key: str) -> None:
     count_usage(connection, account_id)
 
 
+def _pay(connection: Connection, account_id: int) -> None:
+    """Add two payments that were never completed: they move nothing."""
+    clock = SystemClock()
+    for amount in (10, 25):
+        number = clock.new_id()
+        stored.insert_payment(connection, number, account_id, amount * 10**9, clock.now_ms())
+        stored.set_provider_ref(connection, number, f"cs_test_{number}", clock.now_ms())
+
+
 def number_of(server: ServerProcess) -> int:
     """The account of whoever lives here."""
     return int(server.read(lambda c: users.find_user(c, EMAIL))[0].account_id)
@@ -109,11 +140,12 @@ def pages(server: ServerProcess) -> list[str]:
 
 def address(server: ServerProcess, path: str) -> str:
     """A path of CLOSED with the numbers of whoever lives here."""
-    if not set(path) & set("#+"):
+    if not set(path) & set("#+~"):
         return path
     account_id = number_of(server)
     key = server.read(lambda c: accounts.keys_of(c, account_id))[0].id
-    return path.replace("#", str(account_id)).replace("+", key)
+    request = server.read(lambda c: list_requests(c, LogFilter(account_id), 1)).rows[0].id
+    return path.replace("#", str(account_id)).replace("+", key).replace("~", generation_name(request))
 
 
 def enter(context: BrowserContext, member: Visitor) -> None:

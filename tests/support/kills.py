@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minitoolai.core.clock import parse_generation_name
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support import catalogs
 from tests.support.load import Caller, Seen
 from tests.support.outside_auditor import audit_ends

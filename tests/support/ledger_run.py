@@ -6,13 +6,15 @@ import random
 from pathlib import Path
 
 from minitoolai.ledger.rules import decide
-from minitoolai.ledger.types import Operation
-from minitoolai.storage import jobs, ledger
+from minitoolai.ledger.types import BuyPlan, Operation
 from minitoolai.storage.database import Connection
 from minitoolai.storage.sqlite import SqliteConnection
+from minitoolai.storage.tables import jobs, ledger, purses
 from tests.support.books import NOON_MS, _template
 from tests.support.ledger_model import Customers, Model
 
+#: Purse → its plan, and when and with which limits it pays.
+Plans = dict[int, tuple[BuyPlan, int, int, dict[str, int]]]
 CUSTOMERS = [1001, 1002, 1003]
 
 
@@ -44,13 +46,39 @@ class SideBySide:
         self._decide = decide
         open_accounts(connection, CUSTOMERS)
 
-    def apply(self, batch: list[Operation]) -> None:
+    def apply(self, batch: list[Operation], plans: Plans | None = None) -> None:
         """Judge the batch twice; AssertionError where the verdicts, a row or the audit differ."""
         self.model.begin_batch()
         with self.connection.transaction():
+            self._open_purses(batch, plans or {})
             verdicts = ledger.apply(self.connection, batch, self._decide)
-        assert verdicts == [self.model.judge(operation) for operation in batch]
+            assert verdicts == [self.model.judge(operation) for operation in batch]
+            for number in self.model.forget_unfilled():
+                self.connection.execute("DELETE FROM purses WHERE id = ?", (number,))
+                self.connection.execute("DELETE FROM accounts WHERE id = ?", (number,))
+            # As a command of the program does in the same transaction.
+            for customer in CUSTOMERS:
+                purses.remember_end(self.connection, customer)
         self.compare()
+
+    def _open_purses(self, batch: list[Operation], plans: Plans) -> None:
+        """Make the empty purses of the plans that this batch buys."""
+        for operation in batch:
+            if isinstance(operation, BuyPlan) and operation.purse_id not in self.model.purses:
+                ask, begins_ms, ends_ms, limits = plans[operation.purse_id]
+                self.model.open_purse(operation.purse_id, ask, begins_ms, ends_ms, limits)
+                row = (operation.purse_id, ask.account_id, "pro", ask.price, ask.credit)
+                windows = (limits.get("5h"), limits.get("week"), limits.get("month"))
+                self.connection.execute(
+                    "INSERT INTO accounts (id, created_ms) VALUES (?, ?)", (operation.purse_id, NOON_MS)
+                )
+                self.connection.execute(
+                    "INSERT INTO purses (id, owner_id, plan, price, credit, window_5h, window_week, window_month,"
+                    " period, begins_ms, ends_ms, reference, created_ms)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'month', ?, ?, ?, ?)",
+                    (*row, *windows, begins_ms, ends_ms, f"purse {operation.purse_id}", NOON_MS),
+                )
+                purses.remember_end(self.connection, ask.account_id)
 
     def claim(self, draw: random.Random) -> None:
         """A worker takes some of the first jobs that wait."""
@@ -71,7 +99,7 @@ class SideBySide:
 
     def compare(self) -> None:
         model, rows = self.model, self.connection.execute
-        for account in CUSTOMERS:
+        for account in (*CUSTOMERS, *model.purses):
             moves = [move for move in model.moves if move[0] == account]
             money = rows("SELECT posted, held, version FROM accounts WHERE id = ?", (account,))
             assert money == [(model.posted[account], model.held(account), len(moves))]
@@ -88,12 +116,25 @@ class SideBySide:
                 for version, move in enumerate(moves, 1)
             ]
         holds = rows(
-            "SELECT id, account_id, amount, state, progress, settled, shortfall, lease_until_ms FROM holds ORDER BY id"
+            "SELECT id, account_id, coalesce(purse_id, account_id), amount, state, progress, settled, shortfall,"
+            " lease_until_ms FROM holds ORDER BY id"
         )
-        keys = ("account", "amount", "state", "progress", "settled", "shortfall", "lease")
+        keys = ("account", "payer", "amount", "state", "progress", "settled", "shortfall", "lease")
         assert holds == [(number, *(h[key] for key in keys)) for number, h in sorted(model.holds.items())]
+        given = rows(
+            "SELECT generation_id, number, account_id, amount, total, cost, kind, model, key_id, began_ms FROM refunds"
+            " ORDER BY generation_id, number"
+        )
+        assert given == [
+            (number, place, h["account"], amount, sum(h["refunds"][:place]), h["settled"], h["kind"], h["serving"][0],
+             h["key"], h["began"])
+            for number, h in sorted(model.holds.items())
+            for place, amount in enumerate(h["refunds"], 1)
+        ]  # fmt: skip
         generations = rows("SELECT id, state, cost, finished_ms, error_code, estimated FROM generations ORDER BY id")
         assert generations == [(number, *h["generation"]) for number, h in sorted(model.holds.items())]
+        served = rows("SELECT id, model, price_input, price_output FROM generations ORDER BY id")
+        assert served == [(number, *h["serving"]) for number, h in sorted(model.holds.items())]
         assert dict(rows("SELECT id, hold_id FROM idempotency_keys")) == {
             claim: hold_id for claim, (hold_id, _) in model.claims.items()
         }
@@ -106,12 +147,24 @@ class SideBySide:
         )
         keys = ("turn", "attempt", "failures", "job_lease", "result", "error")
         assert rows_of_jobs == [(number, *(h[key] for key in keys)) for number, h in sorted(model.holds.items())]
+        assert rows("SELECT id, ends_ms, expired FROM purses ORDER BY id") == [
+            (number, purse["ends"], purse["expired"]) for number, purse in sorted(model.purses.items())
+        ]
+        windows = {name: used for purse in model.purses for name, used in model.windows(purse).items()}
+        assert dict(rows("SELECT id, used FROM purse_windows")) == windows
         assert ledger.broken_invariants(self.connection) == {}
 
 
 def _kind_and_other_side(move: tuple[int, int, int | str, int, int, str | None]) -> tuple[str, int]:
     if isinstance(move[2], int):
         return ("usage", 1)
+    if str(move[2]).startswith("refund:") and move[1] > 0:
+        return ("usage_refund", 1)
+    if str(move[2]).startswith("expiry:"):
+        return ("plan_expiry", 2)
+    if str(move[2]).startswith("plan:"):
+        last = str(move[2]).split(":")[-1]
+        return ({"price": "plan", "refund": "plan_refund"}.get(last, "plan_credit"), 2)
     return ("grant", 2) if move[1] > 0 else ("refund", 2)
 
 
@@ -120,7 +173,7 @@ def walk(both: SideBySide, draw: random.Random, batches: int, largest: int = 6) 
     customers, judged = Customers(CUSTOMERS, draw), 0
     for _ in range(batches):
         batch = customers.batch(largest)
-        both.apply(batch)
+        both.apply(batch, customers.plans)
         judged += len(batch)
         if draw.random() < 0.6:
             both.claim(draw)

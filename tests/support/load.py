@@ -23,6 +23,8 @@ class Seen:
     done: bool = False
     left: bool = False
     first_byte_s: float = 0.0
+    #: Until the first text, in OpenAI's or Anthropic's format.
+    first_token_s: float = 0.0
     total_s: float = 0.0
 
     @property
@@ -43,6 +45,11 @@ class Seen:
             if line.startswith(b"data: {") and b'"usage":{' in line:
                 return json.loads(line[6:])["usage"]  # type: ignore[no-any-return]
         return None
+
+
+def has_text(part: bytes) -> bool:
+    """Return True if these events have text that the model generated."""
+    return b"text_delta" in part or part.count(b'"content":"') > part.count(b'"content":""')
 
 
 class Caller:
@@ -86,6 +93,8 @@ class Caller:
             while size := int(await reader.readuntil(b"\r\n"), 16):
                 parts.append((await reader.readexactly(size + 2))[:-2])
                 seen.first_byte_s = seen.first_byte_s or time.perf_counter() - started_s
+                if not seen.first_token_s and has_text(parts[-1]):
+                    seen.first_token_s = time.perf_counter() - started_s
                 if len(parts) == leave_after:
                     seen.left = True
                     return

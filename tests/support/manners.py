@@ -35,12 +35,12 @@ def chunk(delta: dict[str, Any], *, finish: str | None = None, lean: bool = Fals
 def head(kind: str) -> dict[str, Any]:
     """Return the fields that all chunks share."""
     return {
-        "id": "chatcmpl-standin",
+        "id": "chatcmpl-0a1b2c3d4e5f",
         "object": kind,
         "created": 1_767_225_600,
         "model": MODEL,
         "service_tier": "default",
-        "system_fingerprint": "fp_standin",
+        "system_fingerprint": "fp_0a1b2c3d4e",
     }
 
 

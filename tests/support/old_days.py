@@ -9,21 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from minitoolai.billing import plans
 from minitoolai.billing.archive_reader import ArchiveReader
 from minitoolai.billing.archiver import Archiver
 from minitoolai.billing.usage import UsageCache
+from minitoolai.core.catalog.prices import Prices
+from minitoolai.core.catalog.selling import Plan
 from minitoolai.core.clock import MS_PER_DAY, first_id_at
 from minitoolai.core.inference import Usage
 from minitoolai.core.models import Budget, NewGeneration, Outcome, StatementRow
-from minitoolai.core.prices import Prices
+from minitoolai.core.plans import Windows
 from minitoolai.http.exports import csv_lines
 from minitoolai.ledger.types import Credit, PlaceHold, Reverse, Settle
 from minitoolai.portal.pages.account import statement_line
-from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection
 from minitoolai.storage.object_store import LocalObjectStore, ObjectStore
-from minitoolai.storage.personal_data import read_personal_data
-from minitoolai.storage.reports import StatementPlace, find_generation
+from minitoolai.storage.tables import accounts, purses
+from minitoolai.storage.tables.personal_data import read_personal_data
+from minitoolai.storage.tables.reports import StatementPlace, find_generation
 from tests.support.books import NOON_MS, TemporaryBooks
 from tests.support.history import close_days
 
@@ -48,6 +51,13 @@ def fill(books: TemporaryBooks, *, each_day: int = 40, days: int = 10, seed: int
     rare, empty = books.account(), books.account()
     for day in range(FIRST, FIRST + days + 2):
         begin_ms = day * MS_PER_DAY
+        books.clock.ms, before_ms = begin_ms + 6, books.clock.ms
+        if day == FIRST + 1:
+            _buy_plan(books, busy[1])
+        for purse in books.database.read(purses.ending, begin_ms, 10):
+            with books.connection.transaction():
+                plans.end_or_renew(books.connection, books.clock, purse.id, {})
+        books.clock.ms = before_ms
         for account in (*busy, *([rare] if day % 3 == 0 else [])):
             books.apply(Credit(account, 10**7, "payment", f"payment:{account}:{day}", begin_ms + 5, "old"))
         work = [draw.choice(busy) for _ in range(each_day)] + ([rare] if day % 3 == 0 else [])
@@ -57,6 +67,17 @@ def fill(books: TemporaryBooks, *, each_day: int = 40, days: int = 10, seed: int
     # As retention does after a month.
     books.connection.execute("UPDATE generations SET request = NULL, result = NULL")
     return [*busy, rare, empty]
+
+
+def _buy_plan(books: TemporaryBooks, account: int) -> None:
+    """A plan of a week that pays for a part of the work, and leaves some credit to expire."""
+    books.apply(Credit(account, 1000, "payment", f"payment:{account}:plan", books.clock.ms, "old"))
+    plan = Plan("pro", "Pro", 1000, 3000, "week", Windows(five_hours=200))
+    with books.connection.transaction():
+        bought = plans.buy(
+            books.connection, books.clock, account, plan, expected_price=1000, reference="plan:1", renewal="none"
+        )
+    assert isinstance(bought, purses.Purse)
 
 
 def _one_request(books: TemporaryBooks, draw: random.Random, account: int, at_ms: int, number: int) -> None:
@@ -186,7 +207,7 @@ def export(books: TemporaryBooks, store: ObjectStore, account: int) -> str:
         found = {
             table: list(rows)
             for table, rows in read_personal_data(
-                books.database.read, lambda path: runner.run(store.get_file(path)), account
+                books.database.read, lambda path: runner.run(store.get_file(path)), account, no_content
             )
         }
     return json.dumps(found, indent=1, default=repr)
@@ -199,6 +220,11 @@ def balances(books: TemporaryBooks) -> list[Any]:
 def live(books: TemporaryBooks) -> list[int]:
     """Return the days of the generations in the database."""
     return sorted({row[0] // MS_PER_DAY for row in books.rows("SELECT created_ms FROM generations")})
+
+
+def no_content(account: int, number: int, part: str, sealed: bytes) -> object:
+    """Stand for a cipher in a test that stores no response."""
+    raise AssertionError(f"no response was stored, but {part} of {number} is read")
 
 
 def no_file(path: str) -> bytes:

@@ -13,12 +13,12 @@ from typing import Any
 from minitoolai.billing.charging import Charging
 from minitoolai.chat.run import ChatRun
 from minitoolai.chat.service import ChatService
-from minitoolai.core.catalog import Catalog, ChatModel, EngineEntry
+from minitoolai.core.catalog.catalog import Catalog, ChatModel, EngineEntry
+from minitoolai.core.catalog.prices import Prices
 from minitoolai.core.errors import ClientLeft, EngineError, ServiceError
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.models import Caller
-from minitoolai.core.prices import Prices
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.http.streaming import run_and_charge
@@ -223,8 +223,8 @@ class ScriptedEngine(FakeEngine):
         attempt = self._attempts.pop(0) if len(self._attempts) > 1 else self._attempts[0]
         if self._slots is not None:
             request.waits = True
-            await self._slots.acquire()
-            request.waits = False
+            await self._slots.acquire(on_wait=request.set_queue_place)
+            request.waits, request.queue_place = False, None
         self.asked_s.append(asyncio.get_running_loop().time() - START_S)
         self.limits.append(limit)
         try:

@@ -26,8 +26,8 @@ from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Recover, Result, Settled
 from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Secret, Settings
-from minitoolai.storage import accounts, ledger
 from minitoolai.storage.database import Connection
+from minitoolai.storage.tables import accounts, ledger
 from tests.support.books import new_file
 from tests.support.cli import run_within
 from tests.support.waiting import children_of, eventually, is_alive
@@ -84,7 +84,13 @@ class ServerProcess:
         # Keep the rate limits on, but too high for tests to reach by accident.
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MINITOOLAI_")}
         self.env = (
-            clean | {"MINITOOLAI_REQUESTS_PER_MINUTE": "1000000000", "MINITOOLAI_DEMO_MODEL": "small"} | dict(env or {})
+            clean
+            | {
+                "MINITOOLAI_REQUESTS_PER_MINUTE": "1000000000",
+                "MINITOOLAI_DEMO_MODEL": "small",
+                "MINITOOLAI_STAND_INS": "sell",
+            }
+            | dict(env or {})
         )
         self.settings = Settings(
             data_dir=self.data_dir, database_url=Secret(self.env.get("MINITOOLAI_DATABASE_URL", ""))

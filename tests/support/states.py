@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from playwright.sync_api import Page
 
@@ -25,7 +26,8 @@ AWAY = {
 WRONG = {
     "name": " ", "budget_daily": "five", "requests_per_minute": "0", "addresses": "here", "email": "ann",
     "password": "x", "code": "ABCD", "amount": "-1", "password_leave": "x", "password_old": "x", "code_on": "1",
-    "password_on": PASSWORD,
+    "password_on": PASSWORD, "low_balance": "five", "webhook_url": "https://x y", "tax_number": "\u202e",
+    "country": "XX",
 }  # fmt: skip
 
 
@@ -161,6 +163,21 @@ def _email_link(page: Page, at: str, server: ServerProcess) -> None:
     page.goto(server.url + last_link(server, EMAIL, after=before))
 
 
+def _voucher_found(page: Page, at: str, server: ServerProcess) -> None:
+    send(page, at, "/admin", "/admin/search", q=server.command("voucher", "create", "2.50").stdout.strip())
+
+
+def _viewed(page: Page, at: str, server: ServerProcess) -> None:
+    here = address(server, "/admin/accounts/#")
+    send(page, at, here, f"{here}/view")
+    page.goto(at + "/keys")
+
+
+def _refused_in_view(page: Page, at: str, server: ServerProcess) -> None:
+    _viewed(page, at, server)
+    page.goto(at + "/topup/done?session=cs_none")
+
+
 #: Pages for visitors without an account.
 OPEN_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
     "not found": plain("/nothing"),
@@ -178,7 +195,9 @@ OPEN_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
     "reset, spent": plain("/reset/new?link=x"),
 }
 #: Pages of a customer without any data.
-EMPTY_STATES = {f"empty {path}": plain(path) for path in ("/keys", "/balance", "/usage", "/usage/requests", "/topup")}
+EMPTY_STATES = {
+    f"empty {path}": plain(path) for path in ("/keys", "/balance", "/usage", "/usage/requests", "/topup", "/invoices")
+}
 #: Pages of an admin with data.
 CLOSED_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
     "not found within admin": plain("/admin/nothing"),
@@ -193,6 +212,13 @@ CLOSED_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
     "key with faults": wrong("/keys/+", "/keys/+", "name", "budget_daily", "requests_per_minute", "addresses"),
     "voucher with faults": wrong("/topup", "/topup/voucher", "code"),
     "card with faults": wrong("/topup", "/topup/card", "amount"),
+    "automatic top-up": plain("/topup/auto"),
+    "automatic top-up with faults": wrong("/topup/auto", "/topup/auto/save", "amount"),
+    "billing address with faults": wrong("/invoices", "/invoices/address", "name", "country", "tax_number"),
+    "notices with faults": wrong("/account/notices", "/account/notices/save", "low_balance", "webhook_url"),
+    "statement of a month": lambda page, at, server: void(
+        page.goto(f"{at}/invoices/statements/{datetime.now(UTC):%Y-%m}")
+    ),
     "card on its way": plain("/topup/done?session=cs_none"),
     "password with faults": wrong("/account", "/account/password", "password_old", "password"),
     "address with faults": wrong("/account", "/account/email", "email"),
@@ -200,6 +226,13 @@ CLOSED_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
     "second factor with faults": wrong("/account/second-factor", "/account/second-factor/on", "code_on", "password_on"),
     "leaving with faults": wrong("/account", "/account/leave", "password_leave"),
     "nobody found": plain("/admin/accounts?q=nobody"),
+    "customers in the dashboard": plain("/admin/dashboard?by=customer&days=90&customer=#"),
+    "dashboard without usage": plain("/admin/dashboard?model=none&engine=none"),
+    "failed requests": plain("/admin/requests?state=failed&kind=image"),
+    "requests of nobody": plain("/admin/requests?account=nobody@example.com"),
+    "voucher found": _voucher_found,
+    "viewed as the customer": _viewed,
+    "refused in the view": _refused_in_view,
     "credit with faults": wrong("/admin/accounts/#", "/admin/accounts/#/grant", "amount"),
     "old form": _old,
     "typed before the sign-in": _again,

@@ -32,9 +32,9 @@ PASSED_ON = {
 #: Fields that we add to OpenAI's, by the object that has them (docs/reference/http.md).
 OURS: dict[type, set[str]] = {
     Model: {
-        "engine",
         "ready",
-        "why_not_ready",
+        "demo",
+        "note",
         "kind",
         "context_length",
         "max_output_tokens",
@@ -43,7 +43,11 @@ OURS: dict[type, set[str]] = {
         "max_characters",
         "sizes",
         "voice",
+        "formats",
+        "translates",
+        "max_seconds",
     },
+    ImagesResponse: {"model", "demo"},
     # llama.cpp also sends the ID of each token.
     ChatCompletionTokenLogprob: {"id"},
     TopLogprob: {"id"},

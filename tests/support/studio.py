@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minitoolai.billing.charging import Charging
-from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel
+from minitoolai.core.catalog.catalog import Catalog, EngineEntry, ImageModel
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import EngineError, StoreError
 from minitoolai.core.in_flight import InFlight
@@ -23,8 +23,8 @@ from minitoolai.images.progress import JobEvents
 from minitoolai.images.scheduler import WorkerState
 from minitoolai.images.service import ImageService
 from minitoolai.images.worker import ImageWorker
-from minitoolai.storage.jobs import ClaimedJob
 from minitoolai.storage.object_store import LocalObjectStore
+from minitoolai.storage.tables.jobs import ClaimedJob
 from tests.support.books import TemporaryBooks
 
 PRICE = 1_500_000
@@ -45,6 +45,7 @@ class ScriptedEngine:
     def __init__(self, name: str = "engine", *, max_concurrency: int = 4, behavior: Behavior = at_once) -> None:
         self.name = name
         self.max_concurrency = max_concurrency
+        self.max_images = 1
         self.behavior = behavior
         self.is_up = True
         self.why_not: str | None = None

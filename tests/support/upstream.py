@@ -50,9 +50,9 @@ class Exchange:
         head = "".join(f"{name}: {value}\r\n" for name, value in named.items())
         self.send(f"HTTP/1.1 {status} As Told\r\n{head}\r\n".encode() + raw)
 
-    def begin(self) -> None:
+    def begin(self, content_type: str = "text/event-stream") -> None:
         """Send the head of a stream."""
-        self.send(STREAM_HEAD.encode())
+        self.send(STREAM_HEAD.replace("text/event-stream", content_type).encode())
 
     def write(self, data: bytes) -> None:
         """Send one chunk of a stream."""

@@ -66,7 +66,7 @@ class Webui:
         if path == "/sdapi/v1/schedulers" and not self.joined:
             plans = [{"name": n, "label": label, "aliases": None, "default_rho": -1.0} for n, label in PLANS]
             return exchange.answer(200, json.dumps(plans).encode())
-        if path == "/sdapi/v1/txt2img":
+        if path in ("/sdapi/v1/txt2img", "/sdapi/v1/img2img"):
             return await self._draw(exchange)
         if path not in answers:
             return exchange.answer(404, {"detail": "Not Found"})

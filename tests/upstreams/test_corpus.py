@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from minitoolai.chat.chunks import DONE
 from minitoolai.chat.completion import NormalizedCompletion, normalize_completion
 from minitoolai.chat.dialects.completions import CompletionsTranslator
 from minitoolai.chat.dialects.responses import ResponsesTranslator
 from minitoolai.chat.dialects.responses_request import parse_response
-from minitoolai.chat.normalizer import ChunkNormalizer
+from minitoolai.chat.stream.chunks import DONE
+from minitoolai.chat.stream.normalizer import ChunkNormalizer
 from minitoolai.core.counting import PromptCount
 from minitoolai.core.errors import ServiceError
 from minitoolai.core.inference import Usage

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from minitoolai.chat.decoding import read_usage
 from minitoolai.chat.dialects.messages_stream import MessageStream, content_of, message_object, stop_reason
+from minitoolai.chat.stream.decoding import read_usage
 from minitoolai.core.errors import ServiceError
 from minitoolai.core.inference import Usage
 from minitoolai.engines.chat.failures import upstream_failure

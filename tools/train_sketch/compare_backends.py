@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from model import Transformer
 
-from minitoolai.engines.images.sketch import FOLDER, LATENT, CaptionEncoder
+from minitoolai.engines.images.prompts.captions import CaptionEncoder
+from minitoolai.engines.images.sketch import FOLDER, LATENT
 from minitoolai.engines.sampling import SCHEDULERS, sample
 from minitoolai.engines.sampling.noise import SeededNoise
 

@@ -86,6 +86,25 @@ class Decoder(nn.Module):
         return self.end(self.start(latents * self.std + self.mean))
 
 
+class Encoder(nn.Module):
+    """Pictures (B, 3, 256, 256) in [-1, 1] to latents of unit variance (B, 4, 16, 16), for edits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.PixelUnshuffle(16),
+            nn.Conv2d(768, 160, 1),
+            Residual(160),
+            Residual(160),
+            Residual(160),
+            nn.SiLU(),
+            nn.Conv2d(160, CHANNELS, 1),
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.layers(pixels)
+
+
 class Impression(nn.Module):
     """What a caption's picture roughly looks like, before any noise is seen: a wide perceptron.
 

@@ -15,8 +15,8 @@ from minitoolai.accounts.users import Compose, Users, digest
 from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.models import EmailChange, User
 from minitoolai.ledger.types import FUNDING
-from minitoolai.storage import accounts, users
 from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.tables import accounts, users
 from minitoolai.storage.writer import Writer
 
 LINK_MS = 24 * 3600 * 1000

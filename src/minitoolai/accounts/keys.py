@@ -21,18 +21,20 @@ from minitoolai.accounts.rate_limits import Headers, Limits
 from minitoolai.core.clock import Clock, base62, random_text
 from minitoolai.core.errors import (
     AccessDenied,
+    AccountSuspended,
     KeyForbids,
     NotFound,
     Overloaded,
     RateLimited,
+    ServiceError,
     SettingsError,
     StoreError,
 )
-from minitoolai.core.models import UNRESTRICTED, Caller, KeyRow, KeyRules
+from minitoolai.core.models import UNRESTRICTED, Caller, KeyRow, KeyRules, Outcome
 from minitoolai.core.signing import all_keys
 from minitoolai.settings import Settings
-from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.tables import accounts
 from minitoolai.storage.writer import Writer
 
 KEY_PATTERN = re.compile(r"sk-mt-([0-9A-Za-z]{12})-([0-9A-Za-z]{32})-([0-9A-Za-z]{6})")
@@ -189,6 +191,25 @@ def require_account(connection: Connection, email: str) -> int:
     return account_id
 
 
+def suspended(reason: str = "") -> AccountSuspended:
+    """Return the error for requests of a suspended account. The customer may read the reason."""
+    why = f": {reason.rstrip('.')}." if reason else "."
+    return AccountSuspended(f"This account is suspended{why} Sign in for details, or contact the operator.")
+
+
+def barred_error(is_suspended: bool, consequence: str) -> ServiceError:
+    """Return the error that ends work of a suspended account, else that of a revoked key, with what follows."""
+    if is_suspended:
+        return AccountSuspended(f"This account is suspended; {consequence}.")
+    return AccessDenied(f"This API key has been revoked; {consequence}.", code="invalid_api_key")
+
+
+def barred_outcome(is_suspended: bool) -> Outcome:
+    """Return the end of a job whose account was suspended, else of one whose key was revoked. It costs nothing."""
+    error = barred_error(is_suspended, "nothing was charged for this job")
+    return Outcome(state="failed", error_code=error.code, error=error.message)
+
+
 class KeyVerifier:
     """Verify API keys. Verified keys are cached for less than a second."""
 
@@ -208,10 +229,13 @@ class KeyVerifier:
             return entry[1]
         return None
 
-    def invalidate(self, key_id: str | None) -> None:
-        """Remove a key from the cache, or all keys if None. Call from the event loop's thread."""
+    def invalidate(self, changed: str | None) -> None:
+        """Remove a key from the cache, or all keys of an account (`account:1000`), or all keys if None.
+
+        Call from the event loop's thread.
+        """
         for text, (_, caller) in list(self._cache.items()):
-            if key_id is None or caller.key_id == key_id:
+            if changed is None or changed in (caller.key_id, f"{accounts.ACCOUNT_PREFIX}{caller.account_id}"):
                 del self._cache[text]
 
     async def verify(self, text: str) -> Caller:
@@ -224,16 +248,24 @@ class KeyVerifier:
         match = KEY_PATTERN.fullmatch(text)
         if match is None or _checksum(match[1], match[2]) != match[3]:
             raise AccessDenied("Invalid API key: keys of this service look like sk-mt-…. Copy the complete key.")
-        row = await self._database.read_async(accounts.find_key, match[1])
-        if row is None or not self._secret_matches(row, match[2]):
+        found = await self._database.read_async(accounts.find_key_and_owner, match[1])
+        if found is None or not self._secret_matches(found[0], match[2]):
             self._cache.pop(text, None)
-            raise AccessDenied("Unknown API key. Create one with: minitoolai key create EMAIL")
+            raise AccessDenied("Unknown API key. Create one on the page Keys.")
+        row, owner = found
         if row.revoked_ms is not None:
             self._cache.pop(text, None)
             raise AccessDenied("This API key has been revoked.", code="invalid_api_key")
+        if owner.suspended_reason is not None:
+            self._cache.pop(text, None)
+            raise suspended(owner.suspended_reason)
         rules = None if row.rules == UNRESTRICTED else row.rules
         caller = Caller(
-            row.account_id, row.id, rules=rules, rotation_group=(row.rotation_group or row.id) if rules else ""
+            row.account_id,
+            row.id,
+            rules=rules,
+            rotation_group=(row.rotation_group or row.id) if rules else "",
+            price_group=owner.price_group,
         )
         if len(self._cache) >= MAX_CACHED_KEYS:
             self._cache.clear()

@@ -1,14 +1,15 @@
-"""End the running responses of revoked keys, which start nothing new (`accounts/keys.py`)."""
+"""End the running responses of revoked keys and suspended accounts, which start nothing new (`accounts/keys.py`)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
-from minitoolai.core.errors import AccessDenied, Overloaded, StoreError
+from minitoolai.accounts.keys import barred_error
+from minitoolai.core.errors import Overloaded, StoreError
 from minitoolai.core.in_flight import InFlight
-from minitoolai.storage import accounts
 from minitoolai.storage.database import Database
+from minitoolai.storage.tables import accounts
 
 log = logging.getLogger(__name__)
 #: Look this often, so that a response ends within a second of the revocation.
@@ -32,17 +33,22 @@ class RevocationWatch:
                 is_failing = False
             except (Overloaded, StoreError) as error:
                 if not is_failing:
-                    log.warning("check for revoked keys failed, will retry: %s", error)
+                    log.warning("check for revoked keys and suspended accounts failed, will retry: %s", error)
                 is_failing = True
 
     async def check(self) -> int:
-        """End every response of a revoked key with an error, charge the delivered part, and return their number."""
+        """End the responses of revoked keys and suspended accounts, and return their number.
+
+        Each ends with an error, and the delivered part is charged.
+        """
         holds = sorted(self._in_flight.holds())
         if not holds:
             return 0
-        revoked = await self._database.read_async(accounts.holds_of_revoked_keys, holds)
-        reason = AccessDenied("This API key has been revoked; what was delivered is charged.", code="invalid_api_key")
-        stopped = self._in_flight.stop_holds(revoked, reason)
+        barred = await self._database.read_async(accounts.barred_holds, holds)
+        stopped = 0
+        for is_suspended in (False, True):
+            those = [hold_id for hold_id, suspended in barred.items() if suspended is is_suspended]
+            stopped += self._in_flight.stop_holds(those, barred_error(is_suspended, "the delivered part is charged"))
         if stopped:
-            log.info("ended %d responses of revoked keys", stopped)
+            log.info("ended %d responses of revoked keys or suspended accounts", stopped)
         return stopped

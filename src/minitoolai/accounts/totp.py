@@ -15,7 +15,6 @@ DIGITS, STEP_MS, SECRET_BYTES = 6, 30_000, 20
 #: Codes of this many steps before and after the current one are accepted, because clocks differ.
 DRIFT_STEPS = 1
 RECOVERY_CODES, RECOVERY_BYTES = 10, 10
-ISSUER = "MiniToolAI"
 
 
 def new_secret() -> bytes:
@@ -28,11 +27,12 @@ def secret_text(secret: bytes) -> str:
     return base64.b32encode(secret).decode().rstrip("=")
 
 
-def provisioning_url(secret: bytes, email: str) -> str:
-    """Return the `otpauth://` URL that the QR code shows to an authenticator app."""
-    query = urlencode({"secret": secret_text(secret), "issuer": ISSUER, "algorithm": "SHA1", "digits": DIGITS,
+def provisioning_url(secret: bytes, email: str, issuer: str) -> str:
+    """Return the `otpauth://` URL that the QR code shows to an authenticator app. `issuer`: the shop's name."""
+    issuer = issuer.replace(":", " ")
+    query = urlencode({"secret": secret_text(secret), "issuer": issuer, "algorithm": "SHA1", "digits": DIGITS,
                        "period": STEP_MS // 1000})  # fmt: skip
-    return f"otpauth://totp/{quote(f'{ISSUER}:{email}', safe=':@')}?{query}"
+    return f"otpauth://totp/{quote(f'{issuer}:{email}', safe=':@')}?{query}"
 
 
 def code_of_step(secret: bytes, step: int, digits: int = DIGITS) -> str:

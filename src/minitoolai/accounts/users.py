@@ -22,9 +22,9 @@ from minitoolai.accounts.totp import new_recovery_codes, recovery_hash
 from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.inference import decode_image_job_request
 from minitoolai.core.models import Device, MailLink, SessionRow, User
-from minitoolai.storage import accounts, second_factors, users
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.users import UNKNOWN_DEVICE
+from minitoolai.storage.tables import accounts, purses, second_factors, users
+from minitoolai.storage.tables.users import UNKNOWN_DEVICE
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,11 @@ def erase_personal_data(connection: Connection, account_id: int, now_ms: int) ->
 
     Returns False without changes while the account has holds, so unfinished work.
     """
-    if accounts.balance_of(connection, account_id).held:
+    owned = purses.open_purses(connection, account_id)
+    if accounts.balance_of(connection, account_id).held or any(purse.held for purse in owned):
         return False
+    for purse in owned:
+        purses.set_renewal(connection, purse.id, "none")
     requests = [(_without_prompt(request), job) for job, request in users.image_requests_of(connection, account_id)]
     users.erase_personal_data(connection, account_id, requests, now_ms)
     return True
@@ -125,13 +128,16 @@ class Users:
         mailer: Mailer,
         clock: Clock,
         factors: SecondFactors,
+        on_created: Callable[[Connection, int, str], None] | None = None,
     ) -> None:
+        """`on_created` is called with each new account and its address, in the transaction that creates it."""
         self._database = database
         self._writer = writer
         self._passwords = passwords
         self._mailer = mailer
         self._clock = clock
         self._factors = factors
+        self._on_created = on_created
         self._background_tasks: set[asyncio.Task[None]] = set()
 
     # ── signing up ────────────────────────────────────────────────────────────────────────────────────────
@@ -185,6 +191,8 @@ class Users:
                 return False
             account_id = accounts.create_account(connection, link.email, link.password_hash, now_ms)
             users.set_language(connection, account_id, language)
+            if self._on_created is not None:
+                self._on_created(connection, account_id, link.email)
             return True
 
         return await self._create_session(link.email, device) if await self._writer.run(change) else None
@@ -403,6 +411,15 @@ class Users:
         return bool(await self._writer.run(change))
 
     # ── background tasks ───────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def is_mail_configured(self) -> bool:
+        """Return False if e-mails only reach the operator, through the log."""
+        return self._mailer.is_configured
+
+    async def accepts_mail(self, email: str) -> bool:
+        """Return False if no e-mail can be sent to this address now, whether it has an account or not."""
+        return await self._mailer.accepts(email)
 
     def send(self, letter: Letter) -> None:
         """Send an e-mail in the background."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, cast, get_args
 
 import msgspec
@@ -12,17 +12,36 @@ from starlette.responses import Response
 
 from minitoolai.api.anthropic_models import is_for_anthropic, model_info, model_page
 from minitoolai.availability import Offer, Reports
-from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel, SpeechModel, suggest_names
+from minitoolai.billing.usage import LAST_COLUMNS, last_values
+from minitoolai.core.catalog.catalog import (
+    ChatModel,
+    EmbeddingModel,
+    ImageModel,
+    SpeechModel,
+    VoiceEntry,
+    suggest_names,
+)
+from minitoolai.core.catalog.prices import (
+    APART,
+    INPUT_BUCKETS,
+    OUTPUT_BUCKETS,
+    PICO_PER_NANO,
+    PricedUnits,
+    Prices,
+    decode_parts,
+)
+from minitoolai.core.catalog.shop import Shop
+from minitoolai.core.catalog.transcription import SECONDS_PER_MINUTE, TranscriptionModel
 from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import InvalidRequest, ModelNotFound
 from minitoolai.core.models import Caller, Generation, UsageRow
 from minitoolai.core.money import format_dollars, format_pico
-from minitoolai.core.prices import INPUT_BUCKETS, OUTPUT_BUCKETS, PICO_PER_NANO, PricedUnits, Prices, decode_parts
 from minitoolai.http.auth import authenticate
 from minitoolai.http.exports import csv_parts, export_response
 from minitoolai.http.routing import json_response, reads
+from minitoolai.http.validation import check_query
 from minitoolai.images.request import LARGEST_SIDE, SMALLEST_SIDE
-from minitoolai.storage.reports import GroupBy
+from minitoolai.storage.tables.reports import GroupBy
 
 #: `created` of every model: OpenAI's clients require the field, and the catalog has no dates.
 _CREATED_S = 1_700_000_000
@@ -39,15 +58,27 @@ def _reports(request: Request) -> Reports:
 @reads("/api/balance")
 async def balance(request: Request) -> Response:
     """Return balance, held and available as decimal strings."""
-    money = await _reports(request).balance(await _caller(request))
-    return json_response(
-        {
-            "balance": format_dollars(money.posted),
-            "held": format_dollars(money.held),
-            "available": format_dollars(money.available),
-            "currency": "USD",
+    caller = await _caller(request)
+    money, plan = await _reports(request).balance(caller), await _reports(request).plan(caller)
+    shown: dict[str, Any] = {
+        "balance": format_dollars(money.posted),
+        "held": format_dollars(money.held),
+        "available": format_dollars(money.available),
+        "currency": "USD",
+    }
+    if plan is not None:
+        shown["plan"] = {
+            "name": plan.purse.plan,
+            "credit": format_dollars(plan.purse.credit),
+            "held": format_dollars(plan.purse.held),
+            "available": format_dollars(max(0, min([plan.purse.available, *plan.room.values()]))),
+            "ends_at": _iso(plan.purse.ends_ms),
+            "windows": [
+                {"window": window.kind, "available": format_dollars(max(0, room)), "ends_at": _iso(window.ends_ms)}
+                for window, room in plan.room.items()
+            ],
         }
-    )
+    return json_response(shown)
 
 
 @reads("/api/usage")
@@ -55,9 +86,7 @@ async def usage(request: Request) -> Response:
     """Return usage by day, model or key, as JSON or CSV."""
     caller = await _caller(request)
     query = request.query_params
-    for name in query:
-        if len(query.getlist(name)) > 1:
-            raise InvalidRequest(f"{name[:64]} was sent more than once; send it once", param=name[:64])
+    check_query(query, "from", "to", "group_by", "format")
     group_by = _choice(query, "group_by", get_args(GroupBy), "day")
     file_format = _choice(query, "format", ("json", "csv"), "json")
     now = datetime.fromtimestamp(_reports(request).now_ms() / 1000, UTC)
@@ -70,7 +99,10 @@ async def usage(request: Request) -> Response:
     if file_format == "csv":
         columns = [group_by, "kind", "requests", "input_units", "output_units", "cost"]
         headers = {"content-disposition": f'attachment; filename="usage-by-{group_by}.csv"'}
-        parts = csv_parts(columns, ([line[column] for column in columns] for line in lines))
+        parts = csv_parts(
+            [*columns, *LAST_COLUMNS],
+            ([*(line[column] for column in columns), *last_values(row)] for line, row in zip(lines, rows, strict=True)),
+        )
         return await export_response(parts, headers, "text/csv", is_head=request.method == "HEAD")
     total = format_dollars(sum(row.cost for row in rows))
     return json_response(
@@ -81,6 +113,7 @@ async def usage(request: Request) -> Response:
             "group_by": group_by,
             "data": lines,
             "total_cost": total,
+            "total_refunded": format_dollars(sum(row.refunded for row in rows)),
             "currency": "USD",
         }
     )
@@ -90,80 +123,96 @@ async def usage(request: Request) -> Response:
 async def generation(request: Request) -> Response:
     """Return what one request used and cost, with its prices and attempts."""
     name = request.path_params["name"]
-    return json_response(_generation(await _reports(request).generation(await _caller(request), name)))
+    reports = _reports(request)
+    return json_response(_generation(await reports.generation(await _caller(request), name), reports))
 
 
 @reads("/v1/models")
 async def models(request: Request) -> Response:
     """List every model with its price and the engine that would serve it now, or in the format of Anthropic."""
-    await _caller(request)
+    caller = await _caller(request)
+    offers = _reports(request).offers(caller.price_group)
     if is_for_anthropic(request):
-        return json_response(model_page(request, [offer.model for offer in _reports(request).offers()]))
-    return json_response({"object": "list", "data": [_model(offer) for offer in _reports(request).offers()]})
+        return json_response(model_page(request, offers))
+    shop = _reports(request).catalog.shop
+    return json_response({"object": "list", "data": [_model(offer, shop) for offer in offers]})
 
 
 @reads("/v1/models/{name:path}")
 async def model(request: Request) -> Response:
     """Return one model. Names may contain slashes."""
-    await _caller(request)
+    caller = await _caller(request)
     reports = _reports(request)
-    offered, name = reports.models(), request.path_params["name"].strip("/")
+    offered, name = reports.models(caller.price_group), request.path_params["name"].strip("/")
     found = offered.get(name)
     if found is None:
         raise ModelNotFound(f"there is no model {name[:80]!r}; {suggest_names(name, offered)}", param="model")
-    return json_response(model_info(found) if is_for_anthropic(request) else _model(reports.offer(found)))
+    offer = reports.offer(found)
+    return json_response(model_info(offer) if is_for_anthropic(request) else _model(offer, reports.catalog.shop))
 
 
 @reads("/v1/audio/voices")
 async def voices(request: Request) -> Response:
-    """List the voices that can be used now, each with its language and engine."""
+    """List the voices that can be used now, each with its language. Embedded voices also name engine and licence."""
     await _caller(request)
-    data = [
-        {
-            "id": voice.id,
-            "object": "voice",
-            "language": voice.language,
-            "engine": voice.engine,
-            "licence": voice.licence,
-            "aliases": voice.aliases,
-        }
-        for voice in _reports(request).voices()
-    ]
+    reports = _reports(request)
+    data = [_voice(voice, is_own=reports.catalog.engines[voice.engine].is_embedded) for voice in reports.voices()]
     return json_response({"object": "list", "data": data})
 
 
-def _model(offer: Offer) -> dict[str, Any]:
-    return {
+def _voice(voice: VoiceEntry, *, is_own: bool) -> dict[str, Any]:
+    shown = {"id": voice.id, "object": "voice", "language": voice.language, "aliases": voice.aliases}
+    return shown | {"engine": voice.engine, "licence": voice.licence} if is_own else shown
+
+
+def _model(offer: Offer, shop: Shop) -> dict[str, Any]:
+    """Return a model. The shop owns it: which supplier serves the model is the operator's to know."""
+    shown: dict[str, Any] = {
         "id": offer.model.name,
         "object": "model",
         "created": _CREATED_S,
-        "owned_by": offer.engine or "nobody",
-        "engine": offer.engine,
+        "owned_by": shop.slug,
         "ready": offer.engine is not None,
-        "why_not_ready": offer.why_not,
+        "demo": offer.stand_in is not None,
         **_details(offer),
     }
+    if offer.stand_in is not None:
+        # A shop with a name of its own leaves out that of the embedded model, which may contain this program's.
+        name = "" if shop.is_own else f": {offer.stand_in}"
+        shown["note"] = f"demo model{name}{', free of charge' if offer.is_free else ''}"
+    return shown
 
 
 def _details(offer: Offer) -> dict[str, Any]:
-    model = offer.model
+    model = offer.charged_model
     if isinstance(model, ImageModel):
         return _image_details(model)
     if isinstance(model, EmbeddingModel):
-        return _embedding_details(model)
-    return _speech_details(model) if isinstance(model, SpeechModel) else _chat_details(model, offer.sees)
+        return _embedding_details(model, offer.context or model.context)
+    if isinstance(model, TranscriptionModel):
+        return _transcription_details(model)
+    if isinstance(model, SpeechModel):
+        return _speech_details(model)
+    return _chat_details(model, offer.context or model.context, offer.sees)
 
 
 def _image_details(model: ImageModel) -> dict[str, Any]:
     sizes = {"smallest": f"{SMALLEST_SIDE}x{SMALLEST_SIDE}", "largest": f"{LARGEST_SIDE}x{LARGEST_SIDE}"}
-    return {"kind": "image", "sizes": sizes, "price": {"image": format_dollars(model.price), "currency": "USD"}}
+    price: dict[str, Any] = {"image": format_dollars(model.price), "currency": "USD"}
+    details: dict[str, Any] = {"kind": "image", "sizes": sizes, "price": price}
+    if model.prices:
+        price["images"] = [
+            {"size": one.size or None, "quality": one.quality or None, "image": format_dollars(one.price)}
+            for one in model.prices
+        ]
+    return details | {"qualities": list(model.qualities)} if model.qualities else details
 
 
-def _chat_details(model: ChatModel, sees: bool) -> dict[str, Any]:
+def _chat_details(model: ChatModel, context: int, sees: bool) -> dict[str, Any]:
     return {
         "kind": "chat",
-        "context_length": model.context,
-        "max_output_tokens": model.max_output,
+        "context_length": context,
+        "max_output_tokens": min(model.max_output, context),
         "vision": sees,
         "price": {
             **_token_prices(model.prices),
@@ -194,9 +243,9 @@ def _per_million(price: int) -> str:
     return format_dollars(price * 1_000_000 // PICO_PER_NANO)
 
 
-def _embedding_details(model: EmbeddingModel) -> dict[str, Any]:
+def _embedding_details(model: EmbeddingModel, context: int) -> dict[str, Any]:
     price = {"input_per_million": _per_million(model.prices.input), "currency": "USD"}
-    return {"kind": "embedding", "context_length": model.context, "price": price}
+    return {"kind": "embedding", "context_length": context, "price": price}
 
 
 def _speech_details(model: SpeechModel) -> dict[str, Any]:
@@ -204,15 +253,28 @@ def _speech_details(model: SpeechModel) -> dict[str, Any]:
     return {"kind": "speech", "max_characters": model.max_characters, "voice": model.default_voice, "price": price}
 
 
-def _generation(g: Generation) -> dict[str, Any]:
+def _transcription_details(model: TranscriptionModel) -> dict[str, Any]:
+    return {
+        "kind": "transcription",
+        "formats": list(model.formats),
+        "translates": model.translates,
+        "max_seconds": model.max_seconds,
+        "price": {"minute": format_dollars(model.price * SECONDS_PER_MINUTE), "currency": "USD"},
+    }
+
+
+def _generation(g: Generation, reports: Reports) -> dict[str, Any]:
+    """Return a generation. An engine that the catalog gives no public name is None: the supplier stays unseen."""
+    served = None if g.served_model is None else reports.stand_ins.shown_model(g.model, g.engine, g.served_model)
     return {
         "id": generation_name(g.id),
         "object": "generation",
         "kind": g.kind,
         "state": g.state,
         "model": g.model,
-        "served_model": g.served_model,
-        "engine": g.engine,
+        "served_model": served,
+        "demo": reports.stand_ins.is_stand_in(g.engine, g.model),
+        "engine": reports.public_engine(g.engine),
         "key_id": g.key_id,
         "created_at": _iso(g.created_ms),
         "finished_at": _iso(g.finished_ms),
@@ -225,11 +287,12 @@ def _generation(g: Generation) -> dict[str, Any]:
         "price_output_per_unit": format_dollars(g.price_output),
         "cost_details": _cost_details(g),
         "cost": format_dollars(g.cost),
+        "refunded": format_dollars(g.refunded),
         "held": format_dollars(g.held),
         "shortfall": format_dollars(g.shortfall),
         "currency": "USD",
         "error_code": g.error_code,
-        "attempts": _attempts(g),
+        "attempts": [one | {"engine": reports.public_engine(one["engine"])} for one in _attempts(g)],
     }
 
 
@@ -274,6 +337,12 @@ def _usage_line(row: UsageRow, group_by: str) -> dict[str, Any]:
         "input_units": row.input_units,
         "output_units": row.output_units,
         "cost": format_dollars(row.cost),
+        "refunded": format_dollars(row.refunded),
+        "buckets": [
+            {"bucket": name, "units": row.buckets[name][0], "cost": format_dollars(row.buckets[name][1])}
+            for name in APART
+            if name in row.buckets
+        ],
     }
 
 
@@ -298,12 +367,21 @@ def _read_time(query: Mapping[str, str], name: str, *, default: datetime, whole_
         raise InvalidRequest(f"{name} must be a date like 2026-01-31 or 2026-01-31T12:00:00Z", param=name) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    if len(text) == 10 and whole_day:
+    if whole_day and _is_date(text):
         try:
             moment += timedelta(days=1)
         except OverflowError:
             raise InvalidRequest(f"{name} is too far in the future", param=name) from None
     return moment
+
+
+def _is_date(text: str) -> bool:
+    """Return True if the text names a day and no time: 2026-01-31, 20260131 or 2026-W05-6."""
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _ms(moment: datetime) -> int:

@@ -7,7 +7,8 @@ from typing import Any
 
 from starlette.requests import Request
 
-from minitoolai.core.catalog import ChatModel, EmbeddingModel, Model
+from minitoolai.availability import Offer
+from minitoolai.core.catalog.catalog import ChatModel, EmbeddingModel
 from minitoolai.core.errors import InvalidRequest
 
 _MOST, _DEFAULT = 1000, 20
@@ -20,26 +21,29 @@ def is_for_anthropic(request: Request) -> bool:
     return "anthropic-version" in request.headers and request.scope["path"].startswith("/v1/models")
 
 
-def model_info(model: Model) -> dict[str, Any]:
-    """Return one model."""
+def model_info(offer: Offer) -> dict[str, Any]:
+    """Return one model, with its context length as it is here."""
+    model, context = offer.model, offer.context
     return {
         "id": model.name,
         "type": "model",
-        "display_name": model.name,
+        "display_name": f"{model.name} (demo model: {offer.stand_in})" if offer.stand_in else model.name,
         "created_at": _CREATED_AT,
         "lifecycle": "active",
         "line": None,
-        "max_input_tokens": model.context if isinstance(model, ChatModel) else None,
-        "max_tokens": model.max_output or None if isinstance(model, ChatModel) else None,
+        "max_input_tokens": context or model.context if isinstance(model, ChatModel) else None,
+        "max_tokens": min(model.max_output, context or model.context) or None if isinstance(model, ChatModel) else None,
     }
 
 
-def model_page(request: Request, models: Sequence[Model]) -> dict[str, Any]:
+def model_page(request: Request, offers: Sequence[Offer]) -> dict[str, Any]:
     """Return a page of the chat models: `limit` of them, after `after_id` or before `before_id`."""
-    offered = [model for model in models if isinstance(model, ChatModel) and not isinstance(model, EmbeddingModel)]
+    offered = [
+        offer for offer in offers if isinstance(offer.model, ChatModel) and not isinstance(offer.model, EmbeddingModel)
+    ]
     query = request.query_params
     limit = _limit(query.get("limit"))
-    names = [model.name for model in offered]
+    names = [offer.model.name for offer in offered]
     after, before = query.get("after_id"), query.get("before_id")
     if after is not None and before is not None:
         raise InvalidRequest("Send after_id or before_id, but not both", param="before_id")
@@ -52,10 +56,10 @@ def model_page(request: Request, models: Sequence[Model]) -> dict[str, Any]:
     else:
         has_more, page = len(offered) > limit, offered[:limit]
     return {
-        "data": [model_info(model) for model in page],
+        "data": [model_info(offer) for offer in page],
         "has_more": has_more,
-        "first_id": page[0].name if page else None,
-        "last_id": page[-1].name if page else None,
+        "first_id": page[0].model.name if page else None,
+        "last_id": page[-1].model.name if page else None,
     }
 
 

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,9 +21,10 @@ from minitoolai.api.foreign_paths import path_meant
 from minitoolai.chat.dialects.completions import CompletionsDialect
 from minitoolai.chat.dialects.embeddings import EmbeddingsDialect
 from minitoolai.chat.dialects.messages import CountTokensEndpoint, MessagesEndpoint
-from minitoolai.chat.dialects.responses import ResponsesDialect
 from minitoolai.chat.endpoint import ChatDialect, ChatEndpoint
 from minitoolai.chat.service import ChatService
+from minitoolai.chat.stored import endpoints as responses
+from minitoolai.chat.stored.background import BackgroundResponses
 from minitoolai.core.errors import InvalidRequest, NotFound, ServiceError
 from minitoolai.http.asgi import App
 from minitoolai.http.bodies import KB, LARGEST_BODY, BodyLimits
@@ -30,12 +32,17 @@ from minitoolai.http.errors import MESSAGES_PATHS, error_body, error_headers, st
 from minitoolai.http.failure_limits import FailureLimits
 from minitoolai.http.large_json import MOST_TEXT
 from minitoolai.http.routing import json_response, reads
+from minitoolai.http.uploads import FileForms
 from minitoolai.images import endpoints as images
 from minitoolai.images import webhooks
 from minitoolai.images.build import Images
+from minitoolai.images.edit_request import EditForms, image_forms
 from minitoolai.settings import Settings
 from minitoolai.speech.endpoint import SpeechEndpoint
 from minitoolai.speech.service import SpeechService
+from minitoolai.storage.uploads import UploadFolder
+from minitoolai.transcription.endpoint import TranscriptionEndpoint
+from minitoolai.transcription.service import TranscriptionService
 
 
 @reads("/healthz")
@@ -66,8 +73,13 @@ HANDLERS = (
     account.models,
     account.model,
     account.voices,
+    responses.cancel,
+    responses.input_items,
+    responses.response,
     images.events,
     images.cancel,
+    images.edit_events,
+    images.cancel_edit,
     images.download,
     webhooks.webhooks,
     healthz,
@@ -76,16 +88,25 @@ HANDLERS = (
 )
 
 
-def hot_paths(chats: ChatService, speech: SpeechService, keys: KeyVerifier) -> dict[str, App]:
-    """Return the handlers of chat and speech by path. They bypass Starlette (decision 0003)."""
+def hot_paths(
+    chats: ChatService,
+    stored: BackgroundResponses,
+    speech: SpeechService,
+    transcriptions: TranscriptionService,
+    forms: FileForms,
+    keys: KeyVerifier,
+) -> dict[str, App]:
+    """Return the handlers of chat, speech and transcription by path. They bypass Starlette (decision 0003)."""
     api = ChatEndpoint(chats, keys, ChatDialect("api"), CHAT)
     openai = ChatEndpoint(chats, keys, ChatDialect("openai"), CHAT)
-    responses = ChatEndpoint(chats, keys, ResponsesDialect(chats.clock), CHAT)
+    create_response = responses.ResponsesEndpoint(chats, keys, stored, CHAT)
     messages = MessagesEndpoint(chats, keys, CHAT)
     count_tokens = CountTokensEndpoint(chats, keys, CHAT)
     text = ChatEndpoint(chats, keys, CompletionsDialect(), TEXT)
     embeddings = ChatEndpoint(chats, keys, EmbeddingsDialect(), TEXT)
     speak = SpeechEndpoint(speech, keys, TEXT)
+    transcribe = TranscriptionEndpoint(transcriptions, keys, forms, "transcribe")
+    translate = TranscriptionEndpoint(transcriptions, keys, forms, "translate")
     return {
         "/api/chat-completions": api,
         "/api/chat-completions/": api,
@@ -93,8 +114,8 @@ def hot_paths(chats: ChatService, speech: SpeechService, keys: KeyVerifier) -> d
         "/v1/chat/completions/": openai,
         "/v1/completions": text,
         "/v1/completions/": text,
-        "/v1/responses": responses,
-        "/v1/responses/": responses,
+        "/v1/responses": create_response,
+        "/v1/responses/": create_response,
         "/v1/messages": messages,
         "/v1/messages/": messages,
         "/v1/messages/count_tokens": count_tokens,
@@ -105,19 +126,40 @@ def hot_paths(chats: ChatService, speech: SpeechService, keys: KeyVerifier) -> d
         "/api/texttospeech/": speak,
         "/v1/audio/speech": speak,
         "/v1/audio/speech/": speak,
+        "/v1/audio/transcriptions": transcribe,
+        "/v1/audio/transcriptions/": transcribe,
+        "/v1/audio/translations": translate,
+        "/v1/audio/translations/": translate,
     }
 
 
 #: Paths of requests with a signature instead of a key. Their failures are limited by client address.
-SIGNED = frozenset(route.path_format for route in (images.events, images.cancel, images.download))
+SIGNED = frozenset(
+    route.path_format
+    for route in (images.events, images.cancel, images.edit_events, images.cancel_edit, images.download)
+)
 
 
-def image_paths(jobs: Images, keys: KeyVerifier, settings: Settings, failures: FailureLimits) -> dict[str, App]:
+def image_paths(
+    jobs: Images, keys: KeyVerifier, settings: Settings, failures: FailureLimits, uploads: UploadFolder
+) -> dict[str, App]:
     """Return the handlers of image jobs that take a body, by path."""
     service, delivery = jobs.service, jobs.delivery
+    forms = EditForms(image_forms(uploads, settings.image_upload_mb))
+    edit, vary = (
+        images.EditEndpoint(keys, service, delivery, forms, task, timeout_s=settings.total_timeout_s)
+        for task in ("edit", "variation")
+    )
+    poll = images.PollEndpoint(service, delivery.links, POLL, failures)
     endpoints: dict[str, App] = {
         "/api/texttoimage": images.SubmitEndpoint(keys, service, TEXT, insecure_webhooks=settings.webhook_insecure),
-        "/api/texttoimage/jobs": images.PollEndpoint(service, delivery.links, POLL, failures),
+        "/api/texttoimage/jobs": poll,
+        "/api/imagetoimage": images.SubmitEditEndpoint(
+            keys, service, forms, insecure_webhooks=settings.webhook_insecure
+        ),
+        "/api/imagetoimage/jobs": poll,
+        "/v1/images/edits": edit,
+        "/v1/images/variations": vary,
         "/v1/images/generations": images.GenerateEndpoint(
             keys, service, delivery, TEXT, timeout_s=settings.total_timeout_s
         ),
@@ -125,13 +167,18 @@ def image_paths(jobs: Images, keys: KeyVerifier, settings: Settings, failures: F
     return endpoints | {f"{path}/": endpoint for path, endpoint in endpoints.items()}
 
 
-def other_paths(**state: Any) -> Starlette:
+#: Answers a browser at a path that does not exist; None for any other client.
+BrowserPage = Callable[[Request], Response | None]
+
+
+def other_paths(browser_page: BrowserPage = lambda _: None, **state: Any) -> Starlette:
     """Return the app for every other path. `state` is what the handlers find in `request.app.state`."""
     app = Starlette(
         routes=HANDLERS,
         exception_handlers={ServiceError: _service_error, HTTPException: _http_error, Exception: _server_error},
     )
     app.router.redirect_slashes = False
+    app.state.browser_page = browser_page
     for name, value in state.items():
         setattr(app.state, name, value)
     return app
@@ -155,6 +202,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
     if error.status_code == 404:
+        page = cast(BrowserPage, request.app.state.browser_page)(request)
+        if page is not None:
+            return page
         message = f"there is nothing at {path[:200]}; {_nearest_path(path)}/openapi.json lists all paths"
         return _error_response(request, NotFound(message))
     headers = error.headers or {}

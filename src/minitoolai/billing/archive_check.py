@@ -11,6 +11,7 @@ from minitoolai.core.threads import ARCHIVE
 from minitoolai.storage.archive import files, rows
 from minitoolai.storage.archive.files import ArchivedRow, Sums
 from minitoolai.storage.object_store import ObjectStore
+from minitoolai.storage.tables.purses import purse_budget
 
 
 class ArchiveCheck:
@@ -73,6 +74,8 @@ class ArchiveCheck:
             if row.transfer is not None:
                 self._balances[row.transfer["debit"]] -= row.transfer["amount"]
                 self._balances[row.transfer["credit"]] += row.transfer["amount"]
+                if row.transfer["debit"] != row.hold["account_id"]:
+                    self._budgets[purse_budget(row.transfer["debit"])] += row.transfer["amount"]
             if row.hold["budget_id"] is not None:
                 self._budgets[row.hold["budget_id"]] += row.hold["settled"]
         return files.sums_of(found)

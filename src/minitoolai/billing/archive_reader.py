@@ -12,17 +12,18 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
+from minitoolai.core.catalog.prices import APART, decode_parts, nano_of
 from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY, created_ms
 from minitoolai.core.errors import ObjectMissing, Overloaded, ServiceError, StoreError
-from minitoolai.core.models import Generation, RecentRequest, StatementRow, UsageCell
+from minitoolai.core.models import Buckets, Generation, RecentRequest, StatementRow, UsageCell, sum_cells
 from minitoolai.core.threads import ARCHIVE
-from minitoolai.storage import reports
 from minitoolai.storage.archive import rows
 from minitoolai.storage.archive.files import ArchivedRow, Part
 from minitoolai.storage.archive.rows import AccountPart
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.object_store import ObjectStore
-from minitoolai.storage.reports import ALWAYS_MS, STATEMENT_PART, StatementPlace
+from minitoolai.storage.tables import refunds, reports
+from minitoolai.storage.tables.reports import ALWAYS_MS, STATEMENT_PART, StatementPlace
 
 #: Files fetched in parallel for one report.
 PARTS_AT_ONCE = 8
@@ -73,8 +74,12 @@ class ArchiveReader:
                 account_id, rows.parts_with_versions, account_id, first, above, PARTS_AT_ONCE
             )
             for row in await self._rows(account_id, parts):
-                if row.transfer is not None and lowest <= row.transfer["account_version"] < above:
-                    found[row.transfer["account_version"]] = _statement_row(row)
+                transfer = row.transfer
+                # What a purse paid is in the purse's own statement.
+                if transfer is None or transfer["debit"] != account_id:
+                    continue
+                if lowest <= transfer["account_version"] < above:
+                    found[transfer["account_version"]] = _statement_row(row)
             if len(parts) < PARTS_AT_ONCE:
                 break
             first = (parts[-1].last_version or 0) + 1
@@ -96,7 +101,10 @@ class ArchiveReader:
             key = parts[0].day, parts[0].part
             if parts[0].first_ms <= place[0]:
                 own = [row for row in await self._rows(account_id, parts) if row.place < place]
-                found += [_recent_request(row) for row in reversed(own)][: limit - len(found)]
+                wanted = own[-(limit - len(found)) :]
+                ids = [row.generation["id"] for row in wanted]
+                given = await self._database.report(account_id, refunds.refunded_each, ids)
+                found += [_recent_request(row, given) for row in reversed(wanted)]
         return found
 
     async def find_generation(self, generation_id: int, account_id: int) -> Generation | None:
@@ -105,21 +113,21 @@ class ArchiveReader:
         async for part in self._parts(account_id, from_ms, from_ms + ID_SLACK_MS):
             for row in await self._rows(account_id, [part]):
                 if row.generation["id"] == generation_id:
-                    return _generation(row)
+                    return _generation(row, await self._database.report(account_id, refunds.refunded, generation_id))
         return None
 
     async def usage_cells(self, account_id: int, from_ms: int, until_ms: int) -> list[UsageCell]:
         """Return archived usage by day, kind, model and key, from `from_ms` up to but not including `until_ms`."""
-        cells: dict[tuple[int, str, str, str], list[int]] = {}
+        cells: dict[tuple[int, str, str, str], UsageCell] = {}
         async for part in self._parts(account_id, from_ms, until_ms - 1):
             for row in await self._rows(account_id, [part]):
                 g, begun_ms = row.generation, row.generation["created_ms"]
                 if from_ms <= begun_ms < until_ms:
-                    cell = cells.setdefault((begun_ms // MS_PER_DAY, g["kind"], g["model"], g["key_id"]), [0, 0, 0, 0])
-                    values = (1, g["input_units"], g["output_units"], row.hold["settled"])
-                    cell[:] = (one + value for one, value in zip(cell, values, strict=True))
-        names = UsageCell.__struct_fields__
-        return [msgspec.convert(dict(zip(names, (*key, *cells[key]), strict=True)), UsageCell) for key in sorted(cells)]
+                    key = (begun_ms // MS_PER_DAY, g["kind"], g["model"], g["key_id"])
+                    units = g["input_units"], g["output_units"]
+                    cell = UsageCell(*key, 1, *units, row.hold["settled"], _buckets(row))
+                    cells[key] = sum_cells([cells[key], cell]) if key in cells else cell
+        return [cells[key] for key in sorted(cells)]
 
     async def _parts(self, account_id: int, from_ms: int, to_ms: int) -> AsyncIterator[AccountPart]:
         """Yield the files with generations of an account that began in this time, oldest first."""
@@ -199,14 +207,22 @@ def _statement_row(row: ArchivedRow) -> StatementRow:
         output_units=g["output_units"],
         estimated=bool(g["estimated"]),
         cached_units=g["cached_units"],
+        engine=g["engine"],
     )
 
 
-def _recent_request(row: ArchivedRow) -> RecentRequest:
-    return msgspec.convert(row.generation | {"cost": row.hold["settled"], "is_pending": False}, RecentRequest)
+def _recent_request(row: ArchivedRow, given: dict[int, int]) -> RecentRequest:
+    money = {"cost": row.hold["settled"], "refunded": given.get(row.generation["id"], 0)}
+    return msgspec.convert(row.generation | money | {"is_pending": False}, RecentRequest)
 
 
-def _generation(row: ArchivedRow) -> Generation:
+def _buckets(row: ArchivedRow) -> Buckets:
+    split = row.generation["price_split"]
+    parts = () if split is None else decode_parts(split)
+    return {part.bucket: (part.units, nano_of(part)) for part in parts if part.bucket in APART}
+
+
+def _generation(row: ArchivedRow, refunded: int) -> Generation:
     g, h = row.generation, row.hold
-    money = {"cost": h["settled"], "shortfall": h["shortfall"], "held": h["amount"]}
+    money = {"cost": h["settled"], "shortfall": h["shortfall"], "held": h["amount"], "refunded": refunded}
     return msgspec.convert(g | money | {"estimated": bool(g["estimated"])}, Generation)

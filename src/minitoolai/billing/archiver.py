@@ -26,12 +26,12 @@ from minitoolai.billing.audit_days import DayReader
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import ServiceError, StoreError
 from minitoolai.core.threads import ARCHIVE
-from minitoolai.storage import audit, idempotency, outbox
 from minitoolai.storage.archive import files, rows
 from minitoolai.storage.archive.files import Line, Part, PartEntry, Sums
 from minitoolai.storage.archive.lock import archive_lock
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.object_store import ObjectStore
+from minitoolai.storage.tables import audit, idempotency, outbox, purses
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -180,7 +180,8 @@ class Archiver:
         for entry in await self._access.read(rows.parts_of, day):
             await self._access.write(partial(rows.delete_part, day=day, part=entry.part))
         entries: list[PartEntry] = []
-        sums, done, reader = Sums(), 0, DayReader(day)
+        owners = await self._access.read(purses.purse_owners)
+        sums, done, reader = Sums(), 0, DayReader(day, owners=owners)
         async for lines in self._parts(day):
             entry, part_sums = await self._write_part(reader, len(entries) + 1, lines)
             entries.append(entry)
@@ -302,7 +303,9 @@ def _accounts_in(found: list[files.ArchivedRow]) -> list[tuple[Any, ...]]:
         by_account.setdefault(row.generation["account_id"], []).append(row)
     listed: list[tuple[Any, ...]] = []
     for account, own in by_account.items():
-        versions = [row.transfer["account_version"] for row in own if row.transfer is not None]
+        # Transfers of purses are numbered apart.
+        transfers = [row.transfer for row in own if row.transfer is not None and row.transfer["debit"] == account]
+        versions = [transfer["account_version"] for transfer in transfers]
         times = own[0].generation["created_ms"], own[-1].generation["created_ms"]
         listed.append((account, *times, min(versions, default=None), max(versions, default=None)))
     return listed

@@ -12,14 +12,14 @@ from minitoolai.billing.audit_position import AuditPosition, check_from
 from minitoolai.billing.charging import LEASE_MS
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import Overloaded, SettingsError, StoreError
-from minitoolai.core.meters import INTERRUPTED, Meters
 from minitoolai.core.money import parse_dollars
+from minitoolai.core.telemetry.meters import INTERRUPTED, Meters
 from minitoolai.ledger.types import Recover, Settled
 from minitoolai.settings import Settings
-from minitoolai.storage import ledger
-from minitoolai.storage.audit import insert_closed
 from minitoolai.storage.database import Database, Row
-from minitoolai.storage.ledger import ExpiredHold
+from minitoolai.storage.tables import ledger
+from minitoolai.storage.tables.audit import insert_closed
+from minitoolai.storage.tables.ledger import ExpiredHold
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)

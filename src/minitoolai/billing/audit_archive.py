@@ -10,13 +10,15 @@ from typing import Any
 
 from minitoolai.billing.audit_days import CHAIN, DayReader, date_of, verify_day
 from minitoolai.core.errors import ObjectMissing, StoreError
-from minitoolai.storage import audit
 from minitoolai.storage.archive import rows
 from minitoolai.storage.archive.files import ArchivedRow, Part, part_path
 from minitoolai.storage.archive.rows import ArchivedDay
-from minitoolai.storage.audit import ClosedDay, Findings
 from minitoolai.storage.database import Database, Row
-from minitoolai.storage.ledger import USAGE_DAYS
+from minitoolai.storage.tables import audit
+from minitoolai.storage.tables.audit import ClosedDay, Findings
+from minitoolai.storage.tables.ledger import USAGE_DAYS
+from minitoolai.storage.tables.purses import purse_owners
+from minitoolai.storage.tables.refunds import charges_of_day
 
 #: Returns the content of a file in the object store. Raises StoreError.
 GetFile = Callable[[str], bytes]
@@ -47,7 +49,8 @@ def verify_closed_day(database: Database, get_file: GetFile, kept: ClosedDay) ->
 def _verify_archived(
     database: Database, get_file: GetFile, kept: ClosedDay, archived: ArchivedDay
 ) -> tuple[int, Findings]:
-    reader, date = DayReader(kept.day), date_of(kept.day)
+    reader = DayReader(kept.day, database.read(charges_of_day, kept.day), database.read(purse_owners))
+    date = date_of(kept.day)
     for entry in database.read(rows.parts_of, kept.day):
         path = part_path(kept.day, entry.part, entry.sha256)
         try:
@@ -66,6 +69,6 @@ def _verify_archived(
         found[CHAIN] = [(date, kept.sums, now.sums)]
     elif (archived.sums.requests, archived.sums.amount) != (kept.sums.requests, kept.sums.cost):
         found[CHAIN] = [(date, kept.sums, archived.sums)]
-    if database.read(audit.usage_table, kept.day, kept.day + 1) != reader.cells:
+    if not database.read(reader.agrees):
         found[USAGE_DAYS] = [(date,)]
-    return reader.rows, found
+    return reader.rows, found | reader.wrong_refunds()

@@ -13,18 +13,21 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from minitoolai.core.catalog.prices import APART, decode_parts, nano_of
 from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY
 from minitoolai.ledger.types import FIRST_CUSTOMER
-from minitoolai.storage import audit
 from minitoolai.storage.archive.rows import archived_days, openings, rows_left
-from minitoolai.storage.audit import COLUMNS, FAR_DAY, CellKey, CellSums, ClosedDay, DaySums, Findings
 from minitoolai.storage.database import Connection, Row
-from minitoolai.storage.ledger import USAGE_DAYS
-from minitoolai.storage.reports import oldest_pending_ms
+from minitoolai.storage.tables import audit
+from minitoolai.storage.tables.audit import COLUMNS, FAR_DAY, BucketKey, CellKey, CellSums, ClosedDay, DaySums, Findings
+from minitoolai.storage.tables.ledger import USAGE_DAYS
+from minitoolai.storage.tables.purses import purse_budget, purse_owners
+from minitoolai.storage.tables.refunds import REFUNDS, charges_of_day
+from minitoolai.storage.tables.reports import oldest_pending_ms
 
 #: A day is not closed before this long after its end. An hour, as for IDs: a clock may be wrong by less.
 CLOSE_AFTER_MS = ID_SLACK_MS
@@ -42,12 +45,26 @@ class DayReader:
     The rows come from the database in pages, in the order of their IDs, or from files, in any order.
     """
 
-    def __init__(self, day: int) -> None:
+    def __init__(
+        self,
+        day: int,
+        refunded: Mapping[int, tuple[int, int]] | None = None,
+        owners: Mapping[int, int] | None = None,
+    ) -> None:
+        """`refunded`: account and charge of the day's refunded generations, as their refunds say.
+
+        `owners`: purse → its owner.
+        """
         self.day = day
+        self._owners = owners or {}
         self.cells: dict[CellKey, CellSums] = {}
+        self.buckets: dict[BucketKey, tuple[int, int]] = {}
+        #: What the day's holds took of each budget and of each purse (`purse_budget`).
         self.budgets: dict[str, int] = {}
         #: IDs of rows that violate an invariant or are not settled.
         self.wrong: list[tuple[object, ...]] = []
+        #: Refunded generations that were not read yet, or that have another account or charge.
+        self.uncharged = dict(refunded or {})
         #: Rows of `usage_days` that differ from the generations.
         self.different: list[tuple[object, ...]] = []
         self.rows = 0
@@ -83,9 +100,11 @@ class DayReader:
         for row in rows:
             digests.append((row[0] + 2**63).to_bytes(8) + hashlib.sha256(_encode(row)).digest())
             settled = row[_SETTLED]
-            if not _is_settled(row):
+            if not self._is_settled(row):
                 self.wrong.append((row[0], row[_STATE], row[_HOLD_STATE], settled, row[_AMOUNT]))
                 continue
+            if self.uncharged.get(row[0]) == (row[1], settled):
+                del self.uncharged[row[0]]
             key = (row[1], self.day, row[_KIND], row[_MODEL], row[2])
             old = cells.get(key, (0, 0, 0, 0, 0))
             cells[key] = (
@@ -95,9 +114,41 @@ class DayReader:
                 old[3] + settled,
                 old[4] + (row[_PURCHASE] or 0),
             )
+            if row[_SPLIT] is not None:
+                self._add_split(key, row[_SPLIT])
             if row[_BUDGET] is not None:
                 self.budgets[row[_BUDGET]] = self.budgets.get(row[_BUDGET], 0) + settled
+            if row[_DEBIT] is not None and row[_DEBIT] != row[1]:
+                purse = purse_budget(row[_DEBIT])
+                self.budgets[purse] = self.budgets.get(purse, 0) + settled
         return digests
+
+    def _is_settled(self, row: Row) -> bool:
+        """Return True if generation, hold and transfer are final and agree with each other."""
+        account, settled = row[1], row[_SETTLED]
+        if row[_HOLD_STATE] not in ("posted", "voided") or row[_STATE] in ("queued", "running"):
+            return False
+        if row[_HOLD_ACCOUNT] != account or row[_COST] != settled + row[_SHORTFALL]:
+            return False
+        if row[_HOLD_STATE] == "voided":
+            return row[_AMOUNT] is None and bool(settled == 0)
+        return bool(row[_AMOUNT] == settled and account in (row[_DEBIT], self._owners.get(row[_DEBIT])))
+
+    def _add_split(self, key: CellKey, split: str) -> None:
+        for part in decode_parts(split):
+            if part.bucket in APART:
+                units, cost = self.buckets.get((*key, part.bucket), (0, 0))
+                self.buckets[*key, part.bucket] = units + part.units, cost + nano_of(part)
+
+    def agrees(self, connection: Connection) -> bool:
+        """Return True if both tables of usage have the sums of the rows."""
+        cells = audit.usage_table(connection, self.day, self.day + 1)
+        return cells == self.cells and audit.bucket_table(connection, self.day) == self.buckets
+
+    def wrong_refunds(self) -> Findings:
+        """Return the refunds of generations that the day does not have, or not with this account and charge."""
+        rows: list[Row] = [(date_of(self.day), name, *charge) for name, charge in sorted(self.uncharged.items())]
+        return {REFUNDS: rows[: audit.ROWS_EACH]} if rows else {}
 
     def closed(self, before: bytes) -> ClosedDay:
         """Return the day as it is to be kept, after the hash of the day before (empty for the first)."""
@@ -112,21 +163,10 @@ class DayReader:
 
 _KIND, _MODEL, _STATE = COLUMNS["g.kind"], COLUMNS["g.model"], COLUMNS["g.state"]
 _INPUT, _OUTPUT, _PURCHASE = COLUMNS["g.input_units"], COLUMNS["g.output_units"], COLUMNS["g.purchase"]
+_SPLIT = COLUMNS["g.price_split"]
 _COST, _SETTLED, _SHORTFALL = COLUMNS["g.cost"], COLUMNS["h.settled"], COLUMNS["h.shortfall"]
 _HOLD_ACCOUNT, _HOLD_STATE, _BUDGET = COLUMNS["h.account_id"], COLUMNS["h.state"], COLUMNS["h.budget_id"]
 _DEBIT, _AMOUNT = COLUMNS["t.debit"], COLUMNS["t.amount"]
-
-
-def _is_settled(row: Row) -> bool:
-    """Return True if generation, hold and transfer are final and agree with each other."""
-    account, settled = row[1], row[_SETTLED]
-    if row[_HOLD_STATE] not in ("posted", "voided") or row[_STATE] in ("queued", "running"):
-        return False
-    if row[_HOLD_ACCOUNT] != account or row[_COST] != settled + row[_SHORTFALL]:
-        return False
-    if row[_HOLD_STATE] == "voided":
-        return row[_AMOUNT] is None and bool(settled == 0)
-    return bool(row[_AMOUNT] == settled and row[_DEBIT] == account)
 
 
 def next_closable(connection: Connection, now_ms: int) -> tuple[int, bytes] | None:
@@ -144,35 +184,48 @@ def next_closable(connection: Connection, now_ms: int) -> tuple[int, bytes] | No
 
 def read_day(connection: Connection, day: int, *, pause: bool = False) -> DayReader:
     """Read one day and check it. With `pause`, wait after each page as long as it took, to leave the processor free."""
-    table = audit.usage_table(connection, day, day + 1)
+    table = _merge(audit.usage_table(connection, day, day + 1), audit.bucket_table(connection, day))
+    owners = purse_owners(connection)
     # A clock that was set puts IDs far from their day: look at all of them, before anything is called wrong.
     for ids in (audit.ids_of_day(day), audit.ALL_IDS):
-        reader, began_s = DayReader(day), time.monotonic()
+        reader, began_s = DayReader(day, owners=owners), time.monotonic()
         for _ in reader.pages(connection, ids):
             if pause:
                 time.sleep(time.monotonic() - began_s)
                 began_s = time.monotonic()
-        if not reader.wrong and reader.cells == table:
+        counted = _merge(reader.cells, reader.buckets)
+        if not reader.wrong and counted == table:
             break
-    different = (key for key in reader.cells.keys() | table.keys() if reader.cells.get(key) != table.get(key))
-    reader.different = [(*key, table.get(key), reader.cells.get(key)) for key in sorted(different)]
+    different = (key for key in counted.keys() | table.keys() if counted.get(key) != table.get(key))
+    reader.different = [(*key, table.get(key), counted.get(key)) for key in sorted(different, key=repr)]
     return reader
+
+
+def _merge(
+    cells: dict[CellKey, CellSums], buckets: dict[BucketKey, tuple[int, int]]
+) -> dict[tuple[object, ...], tuple[int, ...]]:
+    """Return the rows of both tables of usage."""
+    merged: dict[tuple[object, ...], tuple[int, ...]] = dict(cells.items())
+    merged.update(buckets.items())
+    return merged
 
 
 def verify_day(connection: Connection, kept: ClosedDay) -> tuple[int, Findings]:
     """Read a closed day again. Return the number of its rows, and the differences from the audited day."""
     before = audit.closed_before(connection, kept.day)
-    reader = DayReader(kept.day)
+    refunded = charges_of_day(connection, kept.day)
+    owners = purse_owners(connection)
+    reader = DayReader(kept.day, refunded, owners)
     for ids in (audit.ids_of_day(kept.day), audit.ALL_IDS):
-        reader = DayReader(kept.day)
+        reader = DayReader(kept.day, refunded, owners)
         for _ in reader.pages(connection, ids):
             pass
         if (now := reader.closed(before)) == kept:
             break
     found: Findings = {} if now == kept else {CHAIN: [(date_of(kept.day), kept.sums, now.sums)]}
-    if audit.usage_table(connection, kept.day, kept.day + 1) != reader.cells:
+    if not reader.agrees(connection):
         found[USAGE_DAYS] = [(date_of(kept.day),)]
-    return reader.rows, found
+    return reader.rows, found | reader.wrong_refunds()
 
 
 def rows_outside(connection: Connection) -> Findings:

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from minitoolai.core.clock import MS_PER_DAY, first_id_at
 from minitoolai.ledger.types import FUNDING, REVENUE
-from minitoolai.storage import audit
-from minitoolai.storage.audit import FAR_DAY, CellKey, CellSums, Findings, Flows
 from minitoolai.storage.database import Connection, Row
-from minitoolai.storage.ledger import (
+from minitoolai.storage.tables import audit
+from minitoolai.storage.tables.audit import FAR_DAY, CellKey, CellSums, Findings, Flows
+from minitoolai.storage.tables.ledger import (
     BUDGETS,
     HELD,
     HIGHEST_ID,
@@ -27,6 +27,8 @@ from minitoolai.storage.ledger import (
     SUM_ZERO,
     USAGE_DAYS,
 )
+from minitoolai.storage.tables.purses import PURSES, purse_of_budget, purse_owners, wrong_purses
+from minitoolai.storage.tables.refunds import REFUNDS, wrong_refunds
 
 K = TypeVar("K", int, str)
 CLOSED_DAY = "a closed day has the sums that were audited"
@@ -117,6 +119,11 @@ class AuditPosition:
         flows = audit.external_flows(connection, 0, open_day * MS_PER_DAY)
         for account, cost in audit.usage_until(connection, open_day).items():
             _add_all(flows, {account: -cost, REVENUE: cost})
+        # Of that, purses paid a part in place of their owners.
+        owners = purse_owners(connection)
+        for name, amount in audit.closed_budgets(connection).items():
+            if (purse := purse_of_budget(name)) is not None and purse in owners:
+                _add_all(flows, {purse: -amount, owners[purse]: amount})
         self._closed_flows = flows
 
     def _compare(self, connection: Connection, fresh: _Sums) -> Findings:
@@ -148,6 +155,8 @@ class AuditPosition:
                 for name, used in audit.budget_totals(connection).items()
                 if used != budgets.get(name, 0)
             ],
+            REFUNDS: wrong_refunds(connection, audit.ROWS_EACH),
+            PURSES: wrong_purses(connection, audit.ROWS_EACH),
             USAGE_DAYS: [(*key, table.get(key), cells.get(key)) for key in sorted(wrong)],
         }
         return {name: rows[: audit.ROWS_EACH] for name, rows in found.items() if rows}

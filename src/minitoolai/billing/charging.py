@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
 from minitoolai.accounts.keys import check_model
 from minitoolai.accounts.rate_limits import Limits, UsageReservation
-from minitoolai.core.catalog import ChatModel
+from minitoolai.core.catalog.catalog import ChatModel
+from minitoolai.core.catalog.prices import to_nano
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import (
     AccessDenied,
@@ -29,12 +31,11 @@ from minitoolai.core.errors import (
     StoreError,
 )
 from minitoolai.core.inference import ChatRequest
-from minitoolai.core.logs import SummedLog
-from minitoolai.core.meters import Meters
-from minitoolai.core.models import Caller, GenerationState, IdempotencyClaim, NewGeneration, Outcome
-from minitoolai.core.money import format_dollars
-from minitoolai.core.prices import to_nano
-from minitoolai.core.tracing import Spans
+from minitoolai.core.models import Caller, GenerationState, IdempotencyClaim, NewGeneration, Outcome, ServingModel
+from minitoolai.core.money import short_dollars
+from minitoolai.core.telemetry.logs import SummedLog
+from minitoolai.core.telemetry.meters import Meters
+from minitoolai.core.telemetry.tracing import Spans
 from minitoolai.ledger.types import (
     Checkpoint,
     DuplicateRequest,
@@ -46,6 +47,7 @@ from minitoolai.ledger.types import (
     Result,
     Settle,
     Settled,
+    Superseded,
     UnknownAccountOrHold,
     Work,
 )
@@ -92,26 +94,33 @@ def image_token_bound(model: ChatModel, detail: str) -> int:
 
 
 def chat_bound(model: ChatModel, *, prompt_tokens: int, limit: int, choices: int) -> Bound:
-    """Return the bound for one chat request, with every token in its most expensive bucket.
-
-    Never zero, even if the model is free.
-    """
+    """Return the bound for one chat request, with every token in its most expensive bucket. Zero if it is free."""
     prices = model.prices
-    fee = prices.most_per_request(prompt_tokens)
-    base = max(1, to_nano(prompt_tokens * prices.most_per_input(prompt_tokens) + fee))
-    unit = choices * to_nano(prices.most_per_output(prompt_tokens))
+    per_input, per_output, fee = prices.most(prompt_tokens)
+    base = to_nano(prompt_tokens * per_input + fee)
+    unit = choices * to_nano(per_output)
     tokens = prompt_tokens + limit * choices
     return Bound(base, unit, limit, min(limit, MIN_OUTPUT_TOKENS), tokens)
 
 
+def dearest(bounds: Sequence[Bound]) -> Bound:
+    """Return a bound that pays for any one of several requests, of which only one will be charged."""
+    return Bound(*(max(values) for values in zip(*map(msgspec.structs.astuple, bounds), strict=True)))
+
+
 def speech_bound(price: int, characters: int) -> Bound:
-    """Return the bound for speaking a whole text. Never zero, even if the voice is free."""
-    return Bound(max(1, characters * price), 0, 0, 0)
+    """Return the bound for speaking a whole text."""
+    return Bound(characters * price, 0, 0, 0)
+
+
+def transcription_bound(price: int, seconds: int) -> Bound:
+    """Return the bound for transcribing a whole recording."""
+    return Bound(seconds * price, 0, 0, 0)
 
 
 def image_job_bound(price: int) -> Bound:
-    """Return the bound for one image: its price. Never zero, even if the model is free."""
-    return Bound(max(1, price), 0, 0, 0)
+    """Return the bound for one image: its price."""
+    return Bound(price, 0, 0, 0)
 
 
 # ── holds: reserve, renew, settle ──────────────────────────────────────────────────────────────────────────────────
@@ -119,7 +128,11 @@ def image_job_bound(price: int) -> Bound:
 #: Recover a hold if its lease has not been renewed for this long.
 LEASE_MS = 10_000
 #: How a caller can make a request cheaper, by the kind of generation. The end of a refusal.
-_CHEAPER = {"chat": ", or lower max_completion_tokens", "speech": ", or send a shorter text"}
+_CHEAPER = {
+    "chat": ", or lower max_completion_tokens",
+    "speech": ", or send a shorter text",
+    "transcription": ", or send a shorter recording",
+}
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -142,6 +155,12 @@ class Reservation(msgspec.Struct, frozen=True):
     #: Reserved from the rate limits of its account and key.
     limit_usage: UsageReservation | None = None
     work: Work | None = None
+    #: Of a job: the attempt that settles it. The job's lease takes the place of the hold's.
+    attempt: int | None = None
+
+    def for_model(self, serving: ServingModel, units: int) -> Reservation:
+        """Return the reservation for another model that it pays for, with this many units of output."""
+        return msgspec.structs.replace(self, **serving._asdict(), units=units)
 
 
 #: Log line for requests that were refused before they had a generation.
@@ -200,8 +219,8 @@ class Charging:
         if limits is None or limit_usage is None:
             return reservation
         if is_job:
-            # A worker runs the job later. Its cost is known now, and it is not an in-flight response of this process.
-            limits.release(limit_usage, tokens=0, dollars=reservation.amount)
+            # A worker runs the job later, at most at this cost, and it is not an in-flight response of this process.
+            limits.release(limit_usage, tokens=bound.tokens, dollars=reservation.amount)
             return reservation
         return msgspec.structs.replace(reservation, limit_usage=limit_usage)
 
@@ -275,7 +294,9 @@ class Charging:
             tokens = outcome.input_units + outcome.output_units if reservation.limit_usage.tokens else 0
             self._limits.release(reservation.limit_usage, tokens=tokens, dollars=cost)
         now_ms = self._clock.now_ms()
-        settle = Settle(reservation.hold_id, reservation.account_id, cost, now_ms, outcome, work=reservation.work)
+        settle = Settle(
+            reservation.hold_id, reservation.account_id, cost, now_ms, outcome, reservation.attempt, reservation.work
+        )
         if self._spans is not None:
             charge = self._traced_settle(self._spans, settle, is_last=is_last)
         else:
@@ -309,16 +330,24 @@ class Charging:
         self.refusals.add(model, engine, error.code)
 
     def keep_alive(
-        self, reservation: Reservation, progress: int, on_lost: Callable[[ServiceError], None] | None = None
+        self,
+        reservation: Reservation,
+        progress: int,
+        on_lost: Callable[[ServiceError], None] | None = None,
+        serving: ServingModel | None = None,
     ) -> None:
         """Record the cost so far and renew the lease in the next commit.
 
+        `serving` is the model that the cost is for, if it is not the first of the request.
+
         `on_lost` is called with an error for the caller if the hold is no longer pending: this process was paused
         longer than its lease, and another process recovered the hold. The work must then stop, because it can no longer
-        be charged.
+        be charged. Does nothing for a job, whose worker renews the job's lease.
         """
+        if reservation.attempt is not None:
+            return
         lease_until_ms = self._clock.lease_ms() + LEASE_MS
-        checkpoint = Checkpoint(reservation.hold_id, reservation.account_id, progress, lease_until_ms)
+        checkpoint = Checkpoint(reservation.hold_id, reservation.account_id, progress, lease_until_ms, serving)
         if on_lost is None:
             self._writer.submit(checkpoint, wait=False)
         else:
@@ -353,10 +382,13 @@ async def wait_until_durable(charge: asyncio.Future[Result], *, within_s: float)
         result = await charge
     finally:
         timer.cancel()
-    if isinstance(result, UnknownAccountOrHold):
+    if isinstance(result, Settled):
+        if result.differs:
+            raise AlreadySettled(f"the hold was already settled with cost {result.cost} and another outcome")
+    elif isinstance(result, Superseded):
+        raise AlreadySettled("another attempt at this job has begun")
+    elif isinstance(result, UnknownAccountOrHold):
         raise StoreError("the ledger has no hold for this charge; nothing was charged")
-    if isinstance(result, Settled) and result.differs:
-        raise AlreadySettled(f"the hold was already settled with cost {result.cost} and another outcome")
 
 
 def _time_out(charge: asyncio.Future[Result]) -> None:
@@ -428,23 +460,22 @@ def _error_for(result: Result, kind: str) -> ServiceError:
 def _over_budget(over: OverBudget, kind: str) -> BudgetExceeded:
     when = {"day": "today (UTC)", "month": "this month (UTC)", "total": "in total"}[over.period]
     return BudgetExceeded(
-        f"API key budget exceeded: this request needs at least ${_amount(over.needed)}, but this key may spend only "
-        f"${_amount(max(0, over.left))} more {when}. Raise the key's budget{_CHEAPER.get(kind, '')}.",
+        f"API key budget exceeded: this request needs at least ${short_dollars(over.needed)}, but this key may spend"
+        f" only ${short_dollars(max(0, over.left))} more {when}. Raise the key's budget{_CHEAPER.get(kind, '')}.",
         needed=over.needed,
         left=over.left,
     )
 
 
 def _cannot_pay(refused: InsufficientFunds, kind: str) -> InsufficientBalance:
+    window = ""
+    if refused.window is not None:
+        span = {"5h": "these five hours", "week": "this week", "month": "this month"}[refused.window.kind]
+        ends = datetime.fromtimestamp(refused.window.ends_ms // 1000, UTC).strftime("%Y-%m-%d %H:%M")
+        window = f" The plan's credit for {span} is used up until {ends} UTC."
     return InsufficientBalance(
-        f"Insufficient balance: this request needs at least ${_amount(refused.needed)}, but only "
-        f"${_amount(max(0, refused.available))} is available. Top up{_CHEAPER.get(kind, '')}.",
+        f"Insufficient balance: this request needs at least ${short_dollars(refused.needed)}, but only "
+        f"${short_dollars(max(0, refused.available))} is available. Top up{_CHEAPER.get(kind, '')}.{window}",
         needed=refused.needed,
         available=refused.available,
     )
-
-
-def _amount(nano: int) -> str:
-    """Format an amount for a message: without trailing zeros, but with cents."""
-    whole, _, fraction = format_dollars(nano).partition(".")
-    return f"{whole}.{fraction.rstrip('0').ljust(2, '0')}"

@@ -18,8 +18,8 @@ from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import IdempotencyMismatch, IdempotencySpent, InvalidRequest, Overloaded, StoreError
 from minitoolai.core.models import Caller, IdempotencyClaim
 from minitoolai.core.threads import RESPONSES
-from minitoolai.storage import idempotency
 from minitoolai.storage.database import Database
+from minitoolai.storage.tables import idempotency
 from minitoolai.storage.writer import Writer
 
 MAX_KEY_LENGTH = 255

@@ -14,12 +14,12 @@ import msgspec
 from minitoolai.core.clock import MS_PER_DAY, Clock, random_text
 from minitoolai.core.errors import InvalidRequest, NotFound
 from minitoolai.core.models import AdminAction, Payment, Voucher
-from minitoolai.core.money import LARGEST_TOTAL_NANO, NANO_PER_DOLLAR, format_dollars
+from minitoolai.core.money import LARGEST_TOTAL_NANO, NANO_PER_DOLLAR, short_dollars
 from minitoolai.core.signing import all_keys
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Credit, Credited, Reverse, Reversed
-from minitoolai.storage import accounts, ledger, payments, reports
 from minitoolai.storage.database import Connection
+from minitoolai.storage.tables import accounts, ledger, payments, reports
 
 #: Leaves out letters and digits that look alike on paper.
 CODE_ALPHABET = "23456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -36,12 +36,13 @@ def grant(
     With a `reference`, a repeated call changes nothing and returns `repeated`. Raises NotFound if there is no such
     account, InvalidRequest if the amount does not fit into the ledger.
     """
-    return _credit(connection, clock, account_id, amount, "grant", f"grant:{reference or random_text(20)}", reason)
+    return credit_once(connection, clock, account_id, amount, "grant", f"grant:{reference or random_text(20)}", reason)
 
 
-def _credit(
+def credit_once(
     connection: Connection, clock: Clock, account_id: int, amount: int, kind: str, reference: str, reason: str | None
 ) -> Credited:
+    """Credit an account once per reference, and deduct its debts. Raises NotFound or InvalidRequest, as `grant`."""
     _check_fits(connection, amount, reference)
     credit = Credit(account_id, amount, kind, reference, clock.now_ms(), reason)
     result = ledger.apply(connection, [credit], decide)[0]
@@ -68,9 +69,9 @@ def _fits(connection: Connection, amount: int, reference: str) -> bool:
 def _check_fits(connection: Connection, amount: int, reference: str) -> None:
     """Raise InvalidRequest, before anything is written, if the credit does not fit into the ledger."""
     if not _fits(connection, amount, reference):
-        total = format_dollars(payments.total_credited(connection))
+        total = short_dollars(payments.total_credited(connection))
         raise InvalidRequest(
-            f"A credit of ${format_dollars(amount)} does not fit into the ledger: all credits together may be at most "
+            f"A credit of ${short_dollars(amount)} does not fit into the ledger: all credits together may be at most "
             f"${LARGEST_TOTAL_NANO // NANO_PER_DOLLAR:,}, and ${total} have been credited. Credit less.",
             param="amount",
         )
@@ -87,7 +88,9 @@ class NewVoucher(msgspec.Struct, frozen=True):
     row: Voucher
 
 
-def make_voucher(secret_key: bytes, clock: Clock, amount: int, *, note: str | None, days: int | None) -> NewVoucher:
+def make_voucher(
+    secret_key: bytes, clock: Clock, amount: int, *, note: str | None, days: int | None, batch: str | None = None
+) -> NewVoucher:
     """Generate a code `XXXX-XXXX-XXXX-XXXX` that can be redeemed once for `amount` nano-dollars.
 
     It expires after `days` days, or never if that is None.
@@ -97,7 +100,8 @@ def make_voucher(secret_key: bytes, clock: Clock, amount: int, *, note: str | No
         characters += "".join(c for c in random_text(64).upper() if c in CODE_ALPHABET)
     text, now_ms = characters[:CODE_LENGTH], clock.now_ms()
     code = "-".join(text[i : i + 4] for i in range(0, CODE_LENGTH, 4))
-    row = Voucher(text[-4:], amount, note, now_ms, None if days is None else now_ms + days * MS_PER_DAY)
+    expires_ms = None if days is None else now_ms + days * MS_PER_DAY
+    row = Voucher(text[-4:], amount, note, now_ms, expires_ms, batch=batch)
     return NewVoucher(code, code_hmac(text, secret_key), row)
 
 
@@ -109,7 +113,7 @@ def code_hmac(code: str, secret_key: bytes) -> bytes:
 
 #: Why a code cannot be redeemed. A value, not an exception: an exception would roll back other writes of the same
 #: commit.
-NoVoucher = Literal["unknown", "used", "expired", "too_large"]
+NoVoucher = Literal["unknown", "used", "cancelled", "expired", "too_large"]
 
 
 def redeem(connection: Connection, clock: Clock, secret_key: bytes, account_id: int, code: str) -> int | NoVoucher:
@@ -125,9 +129,12 @@ def redeem(connection: Connection, clock: Clock, secret_key: bytes, account_id: 
     if voucher.redeemed_ms is None and not _fits(connection, voucher.amount, reference):
         return "too_large"
     if not payments.mark_redeemed(connection, key, account_id, now_ms):
-        used = voucher.redeemed_ms is not None or payments.is_redeemed(connection, key)
-        return "used" if used else "expired"
-    _credit(connection, clock, account_id, voucher.amount, "voucher", reference, f"…{voucher.hint}")
+        # Read again: another transaction may have redeemed or cancelled it meanwhile.
+        voucher = payments.find_voucher(connection, key) or voucher
+        if voucher.cancelled_ms is not None:
+            return "cancelled"
+        return "used" if voucher.redeemed_ms is not None else "expired"
+    credit_once(connection, clock, account_id, voucher.amount, "voucher", reference, f"…{voucher.hint}")
     return voucher.amount
 
 
@@ -167,7 +174,15 @@ def transfer_difference(connection: Connection, clock: Clock, payment: Payment) 
 
 
 def grant_as_admin(
-    connection: Connection, clock: Clock, admin_id: int, account_id: int, amount: int, *, note: str, once: str
+    connection: Connection,
+    clock: Clock,
+    admin_id: int,
+    account_id: int,
+    amount: int,
+    *,
+    note: str,
+    once: str,
+    source: str | None = None,
 ) -> bool:
     """Credit an account. Return False if it does not exist, or if the form with this `once` was already submitted."""
     if reports.find_customer(connection, account_id) is None:
@@ -175,12 +190,23 @@ def grant_as_admin(
     done = grant(connection, clock, account_id, amount, reason=note, reference=f"admin:{once}")
     if done.repeated:
         return False
-    action = AdminAction(clock.new_id(), admin_id, account_id, "grant", amount, note, clock.now_ms())
+    action = AdminAction(clock.new_id(), admin_id, account_id, "grant", amount, note, clock.now_ms(), source=source)
     reports.insert_admin_action(connection, action)
     return True
 
 
-def revoke_keys(connection: Connection, clock: Clock, admin_id: int, account_id: int, *, note: str) -> int | None:
+def log_catalog_reload(
+    connection: Connection, clock: Clock, admin_id: int, note: str, *, source: str | None = None
+) -> None:
+    """Record that an admin had the catalog read again. It is not about a customer, so about the admin's own account."""
+    now_ms = clock.now_ms()
+    action = AdminAction(clock.new_id(), admin_id, admin_id, "reload_catalog", None, note, now_ms, source=source)
+    reports.insert_admin_action(connection, action)
+
+
+def revoke_keys(
+    connection: Connection, clock: Clock, admin_id: int, account_id: int, *, note: str, source: str | None = None
+) -> int | None:
     """Revoke every API key of an account and return their number, None if there is no such account."""
     if reports.find_customer(connection, account_id) is None:
         return None
@@ -188,6 +214,7 @@ def revoke_keys(connection: Connection, clock: Clock, admin_id: int, account_id:
     keys = accounts.keys_of(connection, account_id) + accounts.keys_of(connection, account_id, for_pages=True)
     count = sum(accounts.revoke_key(connection, key.id, now_ms) for key in keys)
     reports.insert_admin_action(
-        connection, AdminAction(clock.new_id(), admin_id, account_id, "revoke_keys", None, note, now_ms)
+        connection,
+        AdminAction(clock.new_id(), admin_id, account_id, "revoke_keys", None, note, now_ms, source=source),
     )
     return count

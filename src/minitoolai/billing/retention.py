@@ -1,4 +1,4 @@
-"""Delete expired data: idempotency keys and responses, budget periods, image prompts, sessions and mail links.
+"""Delete expired data: idempotency keys, stored responses, budget periods, image prompts, sessions and mail links.
 
 The ledger and the usage records are never touched.
 """
@@ -15,8 +15,8 @@ from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import ServiceError, SettingsError, StoreError
 from minitoolai.ledger.types import IDEMPOTENCY_TTL_MS
 from minitoolai.settings import Settings
-from minitoolai.storage import idempotency, ledger, retention
 from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.tables import idempotency, ledger, responses, retention
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ class RetentionSweeper:
     def _sweep(self, connection: Connection) -> int:
         now_ms = self._clock.now_ms()
         count = idempotency.delete_expired(connection, now_ms) + ledger.delete_old_periods(connection, now_ms)
+        count += responses.delete_expired(connection, now_ms)
         count += retention.delete_expired(connection, "sessions", now_ms, BATCH)
         count += retention.delete_expired(connection, "mail_links", now_ms, BATCH)
         count += retention.delete_expired(connection, "email_changes", now_ms, BATCH)

@@ -15,14 +15,17 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from minitoolai.billing.archive_reader import ArchiveReader
+from minitoolai.core.catalog.prices import APART
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import ReportTooLarge
-from minitoolai.core.models import RevenueRow, UsageCell, UsageRow
+from minitoolai.core.models import RevenueRow, UsageCell, UsageRow, sum_cells
+from minitoolai.core.money import format_dollars
 from minitoolai.ledger.types import REVENUE
 from minitoolai.storage.archive.rows import archived_until_ms
 from minitoolai.storage.database import REPORT_LIMIT_S, Connection, Database
-from minitoolai.storage.reports import GroupBy, oldest_pending_ms, oldest_unfinished_ms, usage_cells
-from minitoolai.storage.usage_days import day_cells, revenue_by_day
+from minitoolai.storage.tables.refunds import refund_cells, refunds_by_day
+from minitoolai.storage.tables.reports import GroupBy, oldest_pending_ms, oldest_unfinished_ms, usage_cells
+from minitoolai.storage.tables.usage_days import day_cells, revenue_by_day
 
 #: Treat nothing younger as final: generations are inserted shortly after they begin, by processes with different
 #: clocks.
@@ -77,7 +80,16 @@ class UsageCache:
             groups.setdefault((group, cell.kind), []).append(cell)
         sums = ((key[0], sum_cells(groups[key])) for key in sorted(groups))
         return [
-            UsageRow(str(group), cell.kind, cell.requests, cell.input_units, cell.output_units, cell.cost)
+            UsageRow(
+                str(group),
+                cell.kind,
+                cell.requests,
+                cell.input_units,
+                cell.output_units,
+                cell.cost,
+                cell.buckets,
+                cell.refunded,
+            )
             for group, cell in sums
         ]
 
@@ -87,7 +99,9 @@ class UsageCache:
         for begin_ms, end_ms in day_parts(from_ms, until_ms):
             if begin_ms < archived_ms:
                 cells += await self._archive.usage_cells(account_id, begin_ms, min(end_ms, archived_ms))
-        return sorted(cells, key=_key)
+        sums: dict[CellKey, UsageCell] = {}
+        _add(sums, cells)
+        return sorted(sums.values(), key=_key)
 
     async def _read_database(self, account_id: int, from_ms: int, until_ms: int) -> tuple[list[UsageCell], int]:
         """Return the cells of the table and the rows, and the time before which parts of days are archived.
@@ -179,6 +193,8 @@ def _read_usage(
     archived_ms = archived_until_ms(connection)
     first_day, end_day = -(-from_ms // MS_PER_DAY), until_ms // MS_PER_DAY
     cells: dict[CellKey, UsageCell] = {}
+    # Of all days, also of archived ones, and never kept: a refund may come at any time.
+    _add(cells, refund_cells(connection, account_id, from_ms, until_ms))
     if first_day < end_day:
         _add(cells, day_cells(connection, account_id, first_day, end_day))
     # Read before the sums: a generation that ends in between is then read from its row, as an unfinished one.
@@ -242,15 +258,15 @@ def _key(cell: UsageCell) -> CellKey:
     return cell.day, cell.kind, cell.model, cell.key_id
 
 
-def sum_cells(cells: list[UsageCell]) -> UsageCell:
-    """Sum one or more cells. The day, kind, model and key are those of the first."""
-    return msgspec.structs.replace(
-        cells[0],
-        requests=sum(cell.requests for cell in cells),
-        input_units=sum(cell.input_units for cell in cells),
-        output_units=sum(cell.output_units for cell in cells),
-        cost=sum(cell.cost for cell in cells),
-    )
+#: Last columns of a CSV report: units and cost of each bucket with a price of its own, which are part of the other
+#: sums, and refunds.
+LAST_COLUMNS = (*(f"{name}_{what}" for name in APART for what in ("units", "cost")), "refunded")
+
+
+def last_values(row: UsageRow | UsageCell) -> list[object]:
+    """Return the values of LAST_COLUMNS."""
+    found = (row.buckets.get(name, (0, 0)) for name in APART)
+    return [*(value for units, cost in found for value in (units, format_dollars(cost))), format_dollars(row.refunded)]
 
 
 REVENUE_DAYS = 14
@@ -271,16 +287,25 @@ class RevenueCache:
         """Return the last REVENUE_DAYS days including today, newest first."""
         now_ms = self._clock.now_ms()
         first = now_ms // MS_PER_DAY - REVENUE_DAYS + 1
-        final_day, fresh = await self._database.report(REVENUE, _read_revenue, max(first, self._kept_until), now_ms)
+        final_day, fresh, refunds = await self._database.report(
+            REVENUE, _read_revenue, max(first, self._kept_until), first, now_ms
+        )
         rows = {key: row for key, row in self._kept.items() if key[0] >= first}
         rows |= {(row.day, row.kind): row for row in fresh}
         self._kept = {key: row for key, row in rows.items() if key[0] < final_day}
         self._kept_until = final_day
-        return [rows[key] for key in sorted(rows, key=lambda key: (-key[0], key[1]))]
+        # A refund may come at any time, so it is not cached.
+        return [
+            msgspec.structs.replace(rows[key], refunded=refunds.get(key, 0))
+            for key in sorted(rows, key=lambda key: (-key[0], key[1]))
+        ]
 
 
-def _read_revenue(connection: Connection, from_day: int, now_ms: int) -> tuple[int, list[RevenueRow]]:
-    """Return the revenue since a day, and the first day that may still change."""
+def _read_revenue(
+    connection: Connection, from_day: int, first_day: int, now_ms: int
+) -> tuple[int, list[RevenueRow], dict[tuple[int, str], int]]:
+    """Return the first day that may still change, the revenue since a day, and the refunds since the first one."""
     # Read before the sums: what ends in between is in the sums of a day that is not final.
     final_ms = final_until_ms(0, now_ms, oldest_pending_ms(connection))
-    return max(from_day, final_ms // MS_PER_DAY), revenue_by_day(connection, from_day)
+    revenue = revenue_by_day(connection, from_day)
+    return max(from_day, final_ms // MS_PER_DAY), revenue, refunds_by_day(connection, first_day)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Set
+from typing import Literal, NamedTuple
 
 from minitoolai.core.errors import (
     ContextExceeded,
@@ -49,6 +50,18 @@ HEADSTART_S = 5.0
 #: Forget old accounts when more than this many are known.
 MAX_ACCOUNTS = 10_000
 _NO_ACCOUNTS: Set[int] = frozenset()
+
+
+class BreakerState(NamedTuple):
+    """What the operator sees of a circuit breaker. Times are seconds from now."""
+
+    state: Literal["closed", "open", "half_open"]
+    #: Until the next probe, while it is open.
+    wait_s: float
+    #: Accounts for which it is open; None: all.
+    accounts: int | None
+    #: Model → seconds for which the upstream is rate limiting it.
+    limited: dict[str, float]
 
 
 class CircuitBreaker:
@@ -142,6 +155,16 @@ class CircuitBreaker:
             return True
         since_s = now_s - WINDOW_S
         return all(account in self._causes for account, at_s in self.seen.items() if at_s > since_s)
+
+    def describe(self, now_s: float) -> BreakerState:
+        """Return the state for the operator."""
+        limited = {model: end_s - now_s for model, end_s in self._rate_limited_until_s.items() if end_s > now_s}
+        accounts = None if self._is_for_all else len(self._causes)
+        if self._open_until_s is None:
+            return BreakerState("closed", 0.0, 0, limited)
+        if now_s < self._open_until_s:
+            return BreakerState("open", self._open_until_s - now_s, accounts, limited)
+        return BreakerState("half_open", 0.0, accounts, limited)
 
     def on_request(self, account_id: int, now_s: float) -> bool:
         """Record that a request is sent, while the circuit is not closed. Return True if it is the probe."""

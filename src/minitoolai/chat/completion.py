@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from minitoolai.chat.chunks import SERVICE_TIERS, fingerprint, full_usage
-from minitoolai.chat.decoding import (
+from minitoolai.chat.stream.chunks import SERVICE_TIERS, fingerprint, full_usage
+from minitoolai.chat.stream.decoding import (
     FAILED,
     Json,
     clean_json,
@@ -22,8 +22,9 @@ from minitoolai.chat.decoding import (
     text_or,
     timestamp_or,
 )
-from minitoolai.chat.deltas import Repair, repair_logprobs, repair_text_logprobs
-from minitoolai.chat.normalizer import ChunkNormalizer
+from minitoolai.chat.stream.deltas import Repair, repair_logprobs, repair_text_logprobs
+from minitoolai.chat.stream.normalizer import ChunkNormalizer
+from minitoolai.core.catalog.suppliers import THE_ENGINE, EngineLabel
 from minitoolai.core.counting import (
     Judgement,
     PromptCount,
@@ -41,7 +42,8 @@ from minitoolai.engines.chat.failures import Fault, failure_in_answer, find_faul
 
 # ── completions that need no repair ───────────────────────────────────────────────────────────────────────
 #
-# One pass of the decoder checks the types of everything that is documented. Fields that are not are left as they are.
+# One pass of the decoder checks the types of everything that is documented. In messages, other fields are left as they
+# are.
 
 
 class _DocumentedFunction(msgspec.Struct):
@@ -65,14 +67,14 @@ class _DocumentedMessage(msgspec.Struct):
     reasoning: str | None = None
 
 
-class _DocumentedChoice(msgspec.Struct):
+class _DocumentedChoice(msgspec.Struct, forbid_unknown_fields=True):
     index: int
     message: dict[str, Any]
     finish_reason: Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
     logprobs: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _DocumentedUsage(msgspec.Struct):
+class _DocumentedUsage(msgspec.Struct, forbid_unknown_fields=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
@@ -80,8 +82,8 @@ class _DocumentedUsage(msgspec.Struct):
     completion_tokens_details: dict[str, Any] | None = None
 
 
-class _DocumentedCompletion(msgspec.Struct):
-    """Completion in the documented form."""
+class _DocumentedCompletion(msgspec.Struct, forbid_unknown_fields=True):
+    """Completion in the documented form. Other fields may tell who the supplier is."""
 
     id: str
     object: Literal["chat.completion"]
@@ -171,7 +173,7 @@ def normalize_completion(
     is_exact: bool = False,
     echoed: int = 0,
     model: str = "",
-    engine: str = "the engine",
+    engine: str = THE_ENGINE,
 ) -> NormalizedCompletion:
     """Return a completion in the documented form. Raises EngineError or another failure if there is none.
 
@@ -212,20 +214,34 @@ def normalize_completion(
             most=max_output,
             was_absurd=was_absurd,
         )
+    shown, number, mark = _shown(completion, served, model, engine, f"chatcmpl-{name[4:]}")
+    is_documented = is_documented and (shown, number) == (served, completion.id) and mark is not None
     if forwards and is_documented and judgement.usage is reported:
         return NormalizedCompletion(body, judgement, served, size)
     tier = completion.service_tier
     full = _FullCompletion(
-        id=text_or(completion.id, f"chatcmpl-{name[4:]}"),
+        id=number,
         object="chat.completion",
         created=timestamp_or(completion.created, created_s),
-        model=served,
+        model=shown,
         choices=choices,
         usage=full_usage(judgement.usage),
         service_tier=tier if isinstance(tier, str) and tier in SERVICE_TIERS else "default",
-        system_fingerprint=fingerprint(served, text_or(completion.system_fingerprint, "")),
+        system_fingerprint=fingerprint(shown, mark),
     )
     return NormalizedCompletion(_encode(full), judgement, served, size)
+
+
+def _shown(
+    completion: _DocumentedCompletion | _AnyCompletion, served: str, model: str, engine: str, own_id: str
+) -> tuple[str, str, str | None]:
+    """Return the model, the ID and the fingerprint that customers see. A fingerprint that names its maker is None."""
+    number, mark = completion.id, completion.system_fingerprint
+    if type(number) is not str or type(mark) is not str:
+        number, mark = text_or(number, own_id), text_or(mark, "")
+    if not isinstance(engine, EngineLabel) or not engine.is_upstream:
+        return served, number or own_id, mark
+    return engine.shown_model(model, served), engine.shown_id(number, own_id), None if engine.betrays(mark) else mark
 
 
 #: Fields of a message that has no text except its content.

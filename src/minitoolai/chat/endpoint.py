@@ -103,41 +103,41 @@ class DialectAdapter:
     """Chat run that translates its output. Charging and timeouts stay with the inner run."""
 
     def __init__(self, run: ChatRun, translator: DialectTranslator) -> None:
-        self._run = run
+        self.run = run
         self.translator = translator
         self.name = run.name
         self.cancellation = run.cancellation
 
     async def open(self) -> None:
-        await self._run.open()
+        await self.run.open()
 
     async def flow(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
         def write_translated(block: bytes) -> Awaitable[None] | None:
             events = self.translator.events(block)
             return write(events) if events else None
 
-        await self._run.flow(write_translated)
+        await self.run.flow(write_translated)
 
     async def read_whole(self) -> bytes:
-        return self.translator.completion(await self._run.read_whole())
+        return self.translator.completion(await self.run.read_whole())
 
     def final_events(self) -> bytes:
-        return self.translator.final_events(self._run.final_events())
+        return self.translator.final_events(self.run.final_events())
 
     async def charge(self, *, within_s: float) -> None:
-        await self._run.charge(within_s=within_s)
+        await self.run.charge(within_s=within_s)
 
     def finish(self, error: ServiceError | None = None) -> None:
-        self._run.finish(error)
+        self.run.finish(error)
 
     async def close(self, error: ServiceError | None = None) -> None:
-        await self._run.close(error)
+        await self.run.close(error)
 
     def describe_failure(self, error: ServiceError) -> RunFailure:
-        return self._run.describe_failure(error)
+        return self.run.describe_failure(error)
 
     def stop(self, reason: ServiceError) -> None:
-        self._run.stop(reason)
+        self.run.stop(reason)
 
 
 # ── endpoint ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -171,9 +171,9 @@ class ChatEndpoint:
         run.cancellation.arm()
         set_generation(scope, run.name)
         if request.stream:
-            await _stream(run, self._dialect, receive, send)
+            await stream(run, self._dialect, receive, send)
         else:
-            await _respond(run, self._dialect, receive, send)
+            await respond_whole(run, self._dialect, receive, send)
 
 
 async def refuse_method(scope: Scope, send: Send, path: str) -> None:
@@ -185,9 +185,12 @@ async def refuse_method(scope: Scope, send: Send, path: str) -> None:
     await respond(send, 426, error_body(error), [JSON, (b"upgrade", b"HTTP/1.1"), (b"connection", b"upgrade")])
 
 
-async def _stream(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) -> None:
-    out = StreamWriter(send, [*EVENT_STREAM, *_headers(run)])
+async def stream(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) -> None:
+    """Run a chat that is armed, and stream its response."""
+    out = StreamWriter(send, [*EVENT_STREAM, *headers_of(run)])
     run.output = out
+    if run.request.preferences is not None:
+        run.on_new_model = lambda: out.replace_headers([*EVENT_STREAM, *headers_of(run)])
     adapted = dialect.adapt(run)
     error = await stream_response(adapted, out, receive)
     if error is None or isinstance(error, ClientLeft):
@@ -196,28 +199,30 @@ async def _stream(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) 
     if out.has_begun:
         await out.write(dialect.error_frame(adapted, error), is_last=True)
     else:
-        await respond_error(send, dialect.map_error(error), _headers(run), dialect.path)
+        await respond_error(send, dialect.map_error(error), headers_of(run), dialect.path)
 
 
-async def _respond(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) -> None:
+async def respond_whole(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) -> None:
+    """Run a chat that is armed, and send its response as a whole."""
     adapted = dialect.adapt(run)
     watchers: list[asyncio.Future[Any]] = []
     # Most completions arrive within half a second, so watch for a disconnect only in a slower response.
     run.on_slow = lambda: watchers.append(watch_disconnect(run, receive))
     try:
-        result = await run_and_charge(run, adapted.read_whole)
+        result = await run_and_charge(adapted, adapted.read_whole)
     finally:
         # Break the reference cycle, which only the garbage collector could free.
         run.on_slow = None
         for watcher in watchers:
             watcher.cancel()
     if isinstance(result, bytes):
-        await respond(send, 200, result, [JSON, *_headers(run)])
+        await respond(send, 200, result, [JSON, *headers_of(run)])
     elif result is not None and not isinstance(result, ClientLeft):
-        await respond_error(send, dialect.map_error(result), _headers(run), dialect.path)
+        await respond_error(send, dialect.map_error(result), headers_of(run), dialect.path)
 
 
-def _headers(run: ChatRun) -> Headers:
+def headers_of(run: ChatRun) -> Headers:
+    """Return the headers with the generation's ID and with changed or dropped fields."""
     headers = [(b"x-generation-id", run.name.encode())]
     if run.request.clamped:
         headers.append((b"x-max-completion-tokens", str(run.reservation.units).encode()))

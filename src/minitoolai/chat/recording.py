@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.chat.normalizer import ChunkNormalizer
+from minitoolai.chat.stream.normalizer import ChunkNormalizer
 from minitoolai.chat.templates import ChunkTemplate
 from minitoolai.core.counting import message_texts
 

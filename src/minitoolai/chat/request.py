@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from minitoolai.chat.preferences import requested_model, take_preferences
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.request_fields import (
@@ -18,7 +19,7 @@ from minitoolai.core.request_fields import (
     prompt_bytes,
     split_fields,
 )
-from minitoolai.http.validation import flag, integer, json_object, non_empty_text, number, shortened
+from minitoolai.http.validation import flag, integer, json_object, number, shortened
 
 # ── optional fields: tools, formats, penalties and the like ──────────────────────────────────────────────
 
@@ -265,7 +266,7 @@ def parse_chat(body: bytes, dialect: DialectName) -> ChatRequest:
 
 def check_chat(fields: dict[str, Any], dialect: DialectName) -> ChatRequest:
     """Return the validated request for an already decoded body."""
-    model = non_empty_text(fields, "model")
+    model = requested_model(fields)
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest(
@@ -282,8 +283,10 @@ def check_chat(fields: dict[str, Any], dialect: DialectName) -> ChatRequest:
     check_options(rest)
     dropped_tools = _drop_hosted_tools(rest) if "tools" in rest else []
     extras: Fields = {}
+    preferences = None
     if not rest.keys() <= CHAT_FIELDS:
         rest, extras = split_fields(rest, CHAT_FIELDS)
+        preferences = take_preferences(model, extras)
     return ChatRequest(
         model=model,
         messages=messages,
@@ -297,6 +300,7 @@ def check_chat(fields: dict[str, Any], dialect: DialectName) -> ChatRequest:
         other_bytes=other_bytes(rest) if rest else 0,
         images=totals.images,
         extras=extras,
+        preferences=preferences,
         dropped_tools=dropped_tools,
     )
 
@@ -416,7 +420,7 @@ def _check_part(part: Any, at: str, role: str, totals: _PromptSize) -> None:
         totals.images.append(_image_detail(part, at))
         image = part["image_url"]
         totals.text_bytes += named_bytes(image, image.keys() - {"url", "detail"})
-    elif isinstance(part, dict) and kind in _OTHER_KINDS:
+    elif isinstance(part, dict) and isinstance(kind, str) and kind in _OTHER_KINDS:
         # Agents send parts of /v1/responses as well.
         part["type"] = _OTHER_KINDS[kind]
         _check_part(part, at, role, totals)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import msgspec
 
 from minitoolai.chat.circuit_breaker import MAX_ACCOUNTS, CircuitBreaker
-from minitoolai.core.catalog import Catalog, ChatModel, EngineEntry
+from minitoolai.core.catalog.catalog import Catalog, ChatModel, EngineEntry
+from minitoolai.core.catalog.stand_ins import StandIns
 from minitoolai.core.clock import Clock, jitter_s
 from minitoolai.core.errors import (
     ClientLeft,
@@ -24,10 +25,10 @@ from minitoolai.core.errors import (
     Overloaded,
     ServiceError,
 )
-from minitoolai.core.logs import SummedLog
-from minitoolai.core.meters import Meters
 from minitoolai.core.models import EngineAttempt
-from minitoolai.core.tracing import Span, Spans
+from minitoolai.core.telemetry.logs import SummedLog
+from minitoolai.core.telemetry.meters import Meters
+from minitoolai.core.telemetry.tracing import Span, Spans
 from minitoolai.engines.protocols import ChatEngine
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Route:
         "_model",
         "_retry_wait_s",
         "_router",
+        "_shown_model",
         "_span",
         "_started_s",
         "_tries",
@@ -81,8 +83,18 @@ class Route:
         self._attempt_count = 0
         self._span: Span | None = None
         self.engine = engines[0]
+        #: Set if another model was tried before.
+        self._shown_model: str | None = None
         #: Attempts that ended, in order. Stays empty if the first attempt succeeds.
         self.attempts: list[EngineAttempt] = []
+
+    def carry_on(self, earlier: Route) -> None:
+        """Go on where the route of another model of the same request ended: keep its attempts and its start."""
+        self.attempts = [msgspec.structs.replace(one, model=one.model or earlier._model) for one in earlier.attempts]
+        self._shown_model = self._model
+        self._started_s = earlier._started_s
+        self._attempt_count = earlier._attempt_count
+        self._attempt_started_s = self._router.clock.steady_s()
 
     def start_attempt(self) -> None:
         """Start an attempt with `engine`, or with the next one if its circuit has opened since it was chosen.
@@ -204,7 +216,7 @@ class Route:
             breaker.on_failure(error, self._model, account_id, started_s, now_s, is_probe=self._is_probe)
             if isinstance(error, EngineRateLimited) and breaker.is_limited(self._model, now_s):
                 self._router.rate_limits.add(name, self._model)
-            self._router.meters.engine_failed(name, error.code)
+            self._router.meters.engine_failed(name, error.code, self._router.clock.now_ms())
             if error.retryable and not had_begun and not isinstance(error, EngineTimeout | EngineBroken):
                 self._set_retry_wait(name, error)
         if error is not None or self.attempts:
@@ -215,6 +227,7 @@ class Route:
                     code,
                     round((self._attempt_started_s - self._started_s) * 1000),
                     round((now_s - self._attempt_started_s) * 1000),
+                    self._shown_model,
                 )
             )
 
@@ -241,7 +254,9 @@ class Router:
         clock: Clock,
         meters: Meters | None = None,
         spans: Spans | None = None,
+        stand_ins: StandIns | None = None,
     ) -> None:
+        self._stand_ins = stand_ins or StandIns(catalog)
         self.meters = meters or Meters()
         self.spans = spans
         self._catalog = catalog
@@ -277,7 +292,7 @@ class Router:
             engine = self._engines[name]
             is_upstream = self._catalog.engines[name].is_upstream
             # Skip embedded engines once an upstream is usable: checking their readiness reads files.
-            if (usable and not is_upstream) or engine.why_not_ready() is not None:
+            if (usable and not is_upstream) or self.why_not(name, model.name) is not None:
                 continue
             if is_upstream:
                 usable.append(engine)
@@ -288,18 +303,29 @@ class Router:
             self._configured[model.engines] = usable
         return usable
 
-    def choose(self, model: ChatModel, check: Check, account_id: int = 0) -> Route:
-        """Return the engines to try for this account, in order.
+    def why_not(self, engine: str, model: str) -> str | None:
+        """Return None if the engine can serve this model, else the reason and the remedy, for the operator."""
+        return self._stand_ins.why_refused(engine, model) or self._engines[engine].why_not_ready()
+
+    def why_none(self, model: ChatModel) -> str:
+        """Return for each engine of the model why it does not serve it, for the operator."""
+        return "; ".join(f"{name}: {self.why_not(name, model.name)}" for name in model.engines)
+
+    def choose(
+        self, model: ChatModel, check: Check, account_id: int = 0, engines: list[ChatEngine] | None = None
+    ) -> Route:
+        """Return the engines to try for this account, in order: of `engines`, or else of all candidates.
 
         `check` raises InvalidRequest for an engine that lacks a capability.
 
         Raises InvalidRequest if no engine can serve the request, and EngineRateLimited or Overloaded if none is
         available now.
         """
-        engines = self.candidates(model)
+        if engines is None:
+            engines = self.candidates(model)
         if not engines:
-            reasons = "; ".join(f"{name}: {self._engines[name].why_not_ready()}" for name in model.engines)
-            raise Overloaded(f"no engine for {model.name} is ready ({reasons})", retry_after_s=30)
+            self._stand_ins.unavailable.add(model.name, self.why_none(model))
+            raise Overloaded(f"{model.name} is not available at the moment.", retry_after_s=30)
         now_s = self.clock.steady_s()
         if len(engines) == 1 and self.breakers[engines[0].name].is_closed:
             check(engines[0])
@@ -320,9 +346,9 @@ class Router:
         name = min(waits, key=waits.__getitem__)
         wait_s = max(1, round(waits[name] + 0.5))
         if self.breakers[name].is_limited(model, now_s):
-            raise EngineRateLimited(f"{name} is rate limiting this model; retry in {wait_s} s", retry_after_s=wait_s)
+            raise EngineRateLimited(f"{model} is rate limited now; retry in {wait_s} s", retry_after_s=wait_s)
         raise Overloaded(
-            f"{name} is temporarily unavailable after repeated failures; retry in {wait_s} s", retry_after_s=wait_s
+            f"{model} is temporarily unavailable after repeated failures; retry in {wait_s} s", retry_after_s=wait_s
         )
 
     def _with_capacity(self, engines: list[ChatEngine]) -> list[ChatEngine]:

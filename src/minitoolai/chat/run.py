@@ -10,20 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from minitoolai.billing.charging import Charging, Reservation, state_after, wait_until_durable
-from minitoolai.chat.chunks import Chunk
+from minitoolai.billing.charging import Bound, Charging, Reservation, state_after, wait_until_durable
 from minitoolai.chat.completion import NormalizedCompletion, completion_texts, normalize_completion
-from minitoolai.chat.normalizer import ChunkNormalizer
-from minitoolai.chat.passthrough import MessagesPassthrough, check_message
 from minitoolai.chat.recording import RecordingNormalizer
 from minitoolai.chat.router import Route, encode_attempts
-from minitoolai.core.catalog import ImageTokens
+from minitoolai.chat.stream.chunks import Chunk
+from minitoolai.chat.stream.normalizer import ChunkNormalizer
+from minitoolai.chat.stream.passthrough import MessagesPassthrough, check_message
+from minitoolai.core.catalog.catalog import ChatModel, ImageTokens
+from minitoolai.core.catalog.suppliers import THE_ENGINE
 from minitoolai.core.clock import Clock, created_ms, generation_name
 from minitoolai.core.counting import LEAST_SHARE, Delivered, Judgement, PromptCount, estimate, least_prompt
 from minitoolai.core.errors import ClientLeft, EngineFull, EngineTimeout, ServiceError
@@ -36,8 +37,7 @@ from minitoolai.core.in_flight import (
     has_died,
 )
 from minitoolai.core.inference import ChatRequest, Usage
-from minitoolai.core.models import Outcome
-from minitoolai.core.prices import Prices
+from minitoolai.core.models import Outcome, ServingModel
 from minitoolai.engines.protocols import ChatEngine, ChatResponse
 from minitoolai.ledger.types import Result
 
@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 #: Counts with tokenizers, one text at a time: many clients that disconnect together must not occupy all cores.
 _COUNTER = ThreadPoolExecutor(1, thread_name_prefix="tokens")
+
+#: Tell a caller its place in an engine's queue once it has waited for this long: that begins the response.
+TELL_PLACE_AFTER_S = 1.0
 
 
 class RunOwner(Protocol):
@@ -69,26 +72,60 @@ class RunOwner(Protocol):
         """Return the tokens of an image for this model; None if it accepts none."""
 
 
+class ChatPlan(msgspec.Struct):
+    """How one model would serve a request: checked against model and engines, but not paid for yet."""
+
+    request: ChatRequest
+    model: ChatModel
+    route: Route
+    #: Most output tokens.
+    limit: int
+    bound: Bound
+    #: The prompt by the engine's exact count if it has one, else by our estimate.
+    prompt: PromptCount
+
+    @property
+    def serving(self) -> ServingModel:
+        """Return the model and its prices, for the generation's row."""
+        prices = self.model.prices
+        return ServingModel(self.model.name, prices.input_nano, prices.output_nano)
+
+    def grant(self, units: int) -> int:
+        """Return how many of the output tokens that a hold pays for this model may generate."""
+        units = min(units, self.limit)
+        # The limit of a Messages request is lowered to what the model can generate, and a response header says so.
+        request = self.request
+        request.clamped = units < (self.limit if request.messages_form is None else request.limit or self.limit)
+        return units
+
+
 class ChatRun:
     """One chat in flight, made by `ChatService.begin`. Its caller must call `finish` or `close`, however it ends."""
+
+    #: The last place in the engine's queue that was sent to the caller.
+    _told_place: int | None = None
 
     def __init__(
         self,
         service: RunOwner,
-        request: ChatRequest,
-        route: Route,
+        plan: ChatPlan,
         reservation: Reservation,
-        prompt: PromptCount,
-        prices: Prices,
+        alternatives: Sequence[ChatPlan] = (),
     ) -> None:
-        """Prepare the run. `prompt` is the engine's exact count if it has one, else our estimate.
+        """Prepare the run. `alternatives` are plans for other models, which the reservation pays for, too.
 
         The run keeps its prices, even if the catalog is replaced.
         """
         self._service = service
-        self.request = request
-        self.route = route
-        self.engine = route.engine
+        self.request = request = plan.request
+        self.route = plan.route
+        self.engine = plan.route.engine
+        self._alternatives = alternatives
+        self._granted = reservation.units
+        if (units := plan.grant(reservation.units)) < reservation.units:
+            reservation = msgspec.structs.replace(reservation, units=units)
+        #: Events before the first word, while another model may still take over.
+        self._held_back: list[bytes] = []
         self.reservation = reservation
         self.hold_id = reservation.hold_id
         self.name = generation_name(reservation.hold_id)
@@ -98,8 +135,8 @@ class ChatRun:
         self._checkpoints = CheckpointSchedule(self.started_s)
         self._first_token_s: float | None = None
         self._has_waited = False
-        self._prompt = prompt
-        self._prices = prices
+        self._prompt = plan.prompt
+        self._prices = plan.model.prices
         self._prompt_is_checked = False
         #: Bytes of the prompt that a text completion repeats before its output.
         self._echoed_bytes = 0 if request.prompt is None else _echoed_bytes(request)
@@ -119,6 +156,10 @@ class ChatRun:
         self.output: StreamOutput | None = None
         #: Called once, at the first tick: the response takes longer than half a second.
         self.on_slow: Callable[[], None] | None = None
+        #: Called when another model takes over: headers may change.
+        self.on_new_model: Callable[[], None] | None = None
+        #: The model, if it is not the one of the generation's row. A job may have been queued for another one.
+        self._serving = None if reservation.attempt is None else plan.serving
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -132,7 +173,7 @@ class ChatRun:
             name=f"chatcmpl-{self.name[4:]}",
             created_s=self._created_s,
             model=self.request.model,
-            engine=self.engine.name,
+            engine=self.engine.label,
             choices=self.request.choices,
             head=head,
         )
@@ -140,7 +181,7 @@ class ChatRun:
     async def open(self) -> None:
         """Open the engine's response, failing over to the next engine on errors. Raises the last error if all fail."""
         while self._response is None:
-            self.route.start_attempt()
+            self._start_attempt()
             if self.route.engine is not self.engine:
                 self._switch_engine(self.route.engine)
             try:
@@ -150,6 +191,15 @@ class ChatRun:
                     self._response = await self.engine.open(self.request, self.reservation.units)
             except (ServiceError, asyncio.CancelledError) as error:
                 await self._fail_over(error)
+
+    def _start_attempt(self) -> None:
+        try:
+            self.route.start_attempt()
+        except ServiceError:
+            if not self._alternatives:
+                raise
+            self._switch_model()
+            self._start_attempt()
 
     async def _open_engine(self) -> ChatResponse:
         return await self.engine.open(self.request, self.reservation.units)
@@ -197,14 +247,34 @@ class ChatRun:
             await response.close()
         # The wait before a retry must not count towards an engine's first-token timeout.
         self._alive_at_s = math.inf
-        await self.route.fail_over(error, had_begun=response is not None)
-        self._switch_engine(self.route.engine)
+        try:
+            await self.route.fail_over(error, had_begun=response is not None)
+        except ServiceError as failure:
+            if not self._alternatives or isinstance(failure, ClientLeft):
+                raise
+            self._switch_model()
+        else:
+            self._switch_engine(self.route.engine)
 
     def _switch_engine(self, engine: ChatEngine) -> None:
         self.engine = engine
         # Chunks without text may have been sent already. The chunks of the next engine share their head.
         self.events = self._new_events(self.events.head)
         self._alive_at_s = self._service.clock.steady_s()
+
+    def _switch_model(self) -> None:
+        """Go on with the next model of the request, as the first engine of its plan."""
+        plan, *self._alternatives = self._alternatives
+        plan.route.carry_on(self.route)
+        self.request, self.route, self.engine = plan.request, plan.route, plan.route.engine
+        self._prompt, self._prices, self._prompt_is_checked = plan.prompt, plan.model.prices, False
+        self._serving = plan.serving
+        self.reservation = self.reservation.for_model(self._serving, plan.grant(self._granted))
+        self._held_back.clear()
+        self.events = self._new_events()
+        self._alive_at_s = self._service.clock.steady_s()
+        if self.on_new_model is not None:
+            self.on_new_model()
 
     async def next_block(self) -> bytes | None:
         """Return the next whole events for the caller, or None at the end. Raises EngineError if the engine fails."""
@@ -221,6 +291,8 @@ class ChatRun:
         `write` returns an awaitable if the caller reads too slowly, else None. If the engine supports callbacks, blocks
         are written from them, without waking a task per block. Fails over if an engine fails before its first word.
         """
+        if self._alternatives:
+            return await self._flow_held_back(write)
         while True:
             try:
                 return await self._flow(write)
@@ -229,6 +301,30 @@ class ChatRun:
                     raise
                 await self._fail_over(error)
             await self.open()
+
+    async def _flow_held_back(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
+        """Do what `flow` does, but pass nothing on before the first word: until then, the model may change."""
+
+        def write_later(block: bytes) -> Awaitable[None] | None:
+            if self._held_back or not self.events.has_spoken:
+                self._held_back.append(block)
+                if not self.events.has_spoken:
+                    return None
+                block = b"".join(self._held_back)
+                self._held_back.clear()
+            return write(block)
+
+        while True:
+            try:
+                await self._flow(write_later)
+                break
+            except (ServiceError, asyncio.CancelledError) as error:
+                if self.events.has_spoken:
+                    raise
+                await self._fail_over(error)
+            await self.open()
+        if self._held_back and (slow := write(b"".join(self._held_back))) is not None:
+            await slow
 
     async def _flow(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
         assert self._response is not None
@@ -355,7 +451,8 @@ class ChatRun:
                 prompt=self._prompt,
                 max_output=self._max_output(),
                 model=self.request.model,
-                engine=self.engine.name,
+                engine=self.engine.label,
+                name=self.name,
             )
         else:
             completion = self._normalize_chat(body)
@@ -375,7 +472,7 @@ class ChatRun:
             is_exact=self.engine.token_events,
             echoed=self._echoed_bytes,
             model=self.request.model,
-            engine=self.engine.name,
+            engine=self.engine.label,
         )
 
     def final_events(self) -> bytes:
@@ -442,6 +539,11 @@ class ChatRun:
         """Return the usage to charge for. An embedded engine's cache hits cost the full price."""
         return usage if self.engine.sells_cache else usage.without_cache()
 
+    async def count_output(self) -> None:
+        """Count the output with the engine's tokenizer, if it has one and the count is needed."""
+        if self.engine.tokenizer is not None:
+            await self._count_stream()
+
     async def charge(self, *, within_s: float) -> None:
         """Settle the hold and wait until that is durable. Raises TimeoutError if the database does not respond."""
         if self.engine.tokenizer is not None:
@@ -500,10 +602,12 @@ class ChatRun:
             served_model=self.events.served_model,
             error_code=error.code if error else None,
             first_token_ms=None if first_s is None else round((first_s - self.started_s) * 1000),
-            engine=self.route.fallback_engine,
+            engine=self.route.fallback_engine if self.reservation.attempt is None else self.engine.name,
             attempts=encode_attempts(self.route.attempts),
             upstream_cost=self._service.upstream_cost(self.request.model, self.engine.name, usage),
             price_split=price_split,
+            serving=self._serving,
+            is_streamed=self.request.stream,
         )
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────
@@ -596,10 +700,15 @@ class ChatRun:
         if self.output is not None:
             self._silent_since_s = break_silence(self.output, self._silent_since_s, now_s)
         if self._checkpoints.is_due(now_s):
-            self._service.charging.keep_alive(self.reservation, self.cost_so_far(), self.lose)
+            self._service.charging.keep_alive(self.reservation, self.cost_so_far(), self.lose, self._serving)
         first_s, total_s = self._service.timeouts(self.engine)
+        if self.request.queue_place is not None:
+            self._tell_place(self.request.queue_place(), now_s)
         if self.request.waits:
             self._has_waited = True
+        elif self.request.queue_place is not None:
+            # Only the total timeout limits the wait for an embedded engine, which serves every request in its turn.
+            self._has_waited, self._alive_at_s = True, now_s
         elif self._has_waited:
             # The wait for a free slot must not count towards the first-token timeout.
             self._has_waited, self._alive_at_s = False, now_s
@@ -613,13 +722,24 @@ class ChatRun:
         ):
             self._on_first_token_timeout(first_s)
 
+    def _following(self) -> ChatEngine | None:
+        """Return the engine that would take over, if there is one."""
+        following = self.route.next_engine()
+        return self._alternatives[0].route.engine if following is None and self._alternatives else following
+
+    def _tell_place(self, place: int, now_s: float) -> None:
+        """Tell the caller of a stream its place in the engine's queue, whenever it has changed."""
+        if self.output is not None and place != self._told_place and now_s - self.started_s > TELL_PLACE_AFTER_S:
+            self._told_place = place
+            self.output.comment(f"waiting for a free slot, place {place} in the queue")
+
     def _on_total_timeout(self, total_s: float, now_s: float) -> None:
         """Fail over if nothing was sent and the next engine has time left, else stop."""
         error = EngineTimeout(
             f"the response took more than {total_s:g} s and was cut off; the output so far is charged"
         )
         is_waiting_to_retry = self._alive_at_s == math.inf
-        following = None if is_waiting_to_retry or self.events.has_spoken else self.route.next_engine()
+        following = None if is_waiting_to_retry or self.events.has_spoken else self._following()
         if following is not None and now_s - self.started_s < self._service.timeouts(following)[1]:
             self.cancellation.cancel_attempt(error)
         else:
@@ -627,12 +747,13 @@ class ChatRun:
 
     def _on_first_token_timeout(self, waited_s: float) -> None:
         """Fail over to another engine after the first-token timeout, or stop if there is none."""
-        name = self.engine.name
         if self.request.waits:
-            error: ServiceError = EngineFull(f"{name} had no free slot for {waited_s:g} s; try again", retry_after_s=2)
+            error: ServiceError = EngineFull(
+                f"{THE_ENGINE} had no free slot for {waited_s:g} s; try again", retry_after_s=2
+            )
         else:
-            error = EngineTimeout(f"{name} sent no token for {waited_s:g} s; nothing was charged")
-        if not self.events.has_spoken and self.route.next_engine() is not None:
+            error = EngineTimeout(f"{THE_ENGINE} sent no token for {waited_s:g} s; nothing was charged")
+        if not self.events.has_spoken and self._following() is not None:
             self.cancellation.cancel_attempt(error)
         else:
             self.stop(error)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
+
+import msgspec
 
 from minitoolai.accounts.keys import check_model
 from minitoolai.billing import charging as pricing
-from minitoolai.billing.charging import Charging
+from minitoolai.billing.charging import Bound, Charging, Reservation
 from minitoolai.chat.image_inputs import ImageInputs
+from minitoolai.chat.preferences import Preferences, best_latency
 from minitoolai.chat.router import Router
-from minitoolai.chat.run import ChatRun, in_counter
-from minitoolai.core.catalog import Catalog, ChatModel, ImageTokens
+from minitoolai.chat.run import ChatPlan, ChatRun, in_counter
+from minitoolai.core.catalog.catalog import Catalog, ChatModel, ImageTokens
+from minitoolai.core.catalog.prices import Prices
+from minitoolai.core.catalog.stand_ins import StandIns
 from minitoolai.core.clock import Clock
 from minitoolai.core.counting import PromptCount, estimate_prompt, estimate_tokens, expect_prompt
 from minitoolai.core.errors import ContextExceeded, InvalidRequest, ModelNotFound, RateLimited, ServiceError
@@ -21,7 +26,7 @@ from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ChatRequest, MessagesForm, Usage
 from minitoolai.core.models import Caller, NewGeneration
 from minitoolai.core.request_fields import named_bytes
-from minitoolai.core.tracing import Spans
+from minitoolai.core.telemetry.tracing import Spans
 from minitoolai.engines.protocols import ChatEngine
 
 log = logging.getLogger(__name__)
@@ -30,12 +35,11 @@ log = logging.getLogger(__name__)
 #: with more gets a 429 for new requests until they end.
 MAX_DRAINING = 64
 #: Remedy for a prompt that exceeds the context of an embedded model, which most often comes from an agent.
-_FOR_AGENTS = (
-    ". A coding agent's first prompt has about 20,000 tokens, which needs an upstream: have the operator set the key "
-    "of one, such as MINITOOLAI_OPENAI_API_KEY"
-)
+_FOR_AGENTS = ". A coding agent's first prompt has about 20,000 tokens: choose a model with a larger context"
 #: Maximum number of models that an error message suggests.
 MAX_SUGGESTIONS = 5
+#: Holds the cost of a job, or returns the hold that it already has.
+PlaceHold = Callable[[Bound, NewGeneration], Awaitable[Reservation]]
 
 
 class ChatService:
@@ -54,10 +58,13 @@ class ChatService:
         image_inputs: ImageInputs,
         refuses_unknown_fields: bool = False,
         spans: Spans | None = None,
+        stand_ins: StandIns | None = None,
     ) -> None:
         self.catalog = catalog
         self.engines = engines
-        self.routes = Router(catalog, engines, clock, charging.meters, spans)
+        self.stand_ins = stand_ins or StandIns(catalog)
+        self._may_be_free = self.stand_ins.policy == "free"
+        self.routes = Router(catalog, engines, clock, charging.meters, spans, self.stand_ins)
         self.charging = charging
         self._image_inputs = image_inputs
         self._refuses_unknown_fields = refuses_unknown_fields
@@ -80,20 +87,41 @@ class ChatService:
         """Return the first of the model's engines that is ready, if any."""
         return next(iter(self.routes.candidates(model)), None)
 
-    async def begin(self, caller: Caller, request: ChatRequest) -> ChatRun:
+    async def begin(self, caller: Caller, request: ChatRequest, place: PlaceHold | None = None) -> ChatRun:
         """Check the request against model and engine, and hold its maximum cost. The caller then opens the run.
+
+        `place` holds the cost in another way, and its caller registers the run if it is to be run.
 
         Raises ModelNotFound, InvalidRequest, ContextExceeded, InsufficientBalance, EngineRateLimited or Overloaded.
         """
         self.in_flight.check_open()
         if self._draining:
             self._check_draining(caller)
-        model = self._model(request)
         request.account_id = caller.account_id
+        if request.preferences is None:
+            plan, alternatives = await self._plan(request, self._model(request, caller.price_group)), []
+            bound = plan.bound
+        else:
+            plan, *alternatives = await self._preferred_plans(caller, request, request.preferences)
+            bound = pricing.dearest([plan.bound, *(other.bound for other in alternatives)])
+        model, prices = plan.model, plan.model.prices
+        generation = NewGeneration("chat", model.name, plan.route.engine.name, prices.input_nano, prices.output_nano)
+        reservation = await (
+            self.charging.reserve(caller, bound, generation) if place is None else place(bound, generation)
+        )
+        run = ChatRun(self, plan, reservation, alternatives)
+        if place is None:
+            self.in_flight.add(run)
+        return run
+
+    async def _plan(self, request: ChatRequest, model: ChatModel, engines: list[ChatEngine] | None = None) -> ChatPlan:
+        """Choose the engines, of these or of all, check the request against them, and compute its maximum cost."""
         route = self.routes.choose(
-            model, lambda engine: check_capabilities(request, model, engine, self), caller.account_id
+            model, lambda engine: check_capabilities(request, model, engine, self), request.account_id, engines
         )
         engine = route.engine
+        if self._may_be_free and self.stand_ins.is_free(engine.name, model.name):
+            model = msgspec.structs.replace(model, prices=Prices.of_nano(0))
         if request.messages_form is not None:
             await self._fit_messages_form(request, request.messages_form, model, engine)
         if request.extras or request.dropped or request.dropped_tools:
@@ -105,18 +133,42 @@ class ChatService:
         limit = output_limit(request, model, engine.context_tokens(), prompt_tokens) if request.embed is None else 0
         max_prompt = prompt_tokens if prompt_tokens is not None else pricing.prompt_bound(request, model)
         bound = pricing.chat_bound(model, prompt_tokens=max_prompt, limit=limit, choices=request.choices)
-        generation = NewGeneration("chat", model.name, engine.name, model.prices.input_nano, model.prices.output_nano)
-        reservation = await self.charging.reserve(caller, bound, generation)
-        # The limit of a Messages request is lowered to what the model can generate, and a response header says so.
-        asked = limit if request.messages_form is None else request.limit or limit
-        request.clamped = reservation.units < asked
         if prompt_tokens is None:
             prompt = expect_prompt(request, model.image_tokens, max_prompt)
         else:
             prompt = PromptCount(prompt_tokens)
-        run = ChatRun(self, request, route, reservation, prompt, model.prices)
-        self.in_flight.add(run)
-        return run
+        return ChatPlan(request, model, route, limit, bound, prompt)
+
+    async def _preferred_plans(self, caller: Caller, request: ChatRequest, preferences: Preferences) -> list[ChatPlan]:
+        """Return plans for all models of the request that can serve it now, in the preferred order.
+
+        Raises ModelNotFound or KeyForbids for any of the models, and the first model's error if none can serve it.
+        """
+        models = [self._model(request, caller.price_group, name) for name in preferences.models]
+        for model in models:
+            check_model(caller, model.name)
+        documents = 0 if request.messages_form is None else request.messages_form.document_bytes
+        longest = max(pricing.prompt_bound(request, model) for model in models) + documents
+        latency, plans = self.charging.meters.latency, list[ChatPlan]()
+        refusal: ServiceError | None = None
+        chosen: list[tuple[ChatModel, list[ChatEngine]]] = []
+        for model in preferences.affordable(request, models, longest):
+            try:
+                engines = preferences.engines(model.name, self.routes.candidates(model), self.catalog.engines, latency)
+                chosen.append((model, engines))
+            except InvalidRequest as error:
+                refusal = refusal or error
+        if preferences.sorts_models_by_latency:
+            chosen.sort(key=lambda pair: best_latency(pair[0], pair[1], latency))
+        for model, engines in chosen:
+            try:
+                plans.append(await self._plan(request.for_model(model.name), model, engines))
+            except ServiceError as error:
+                refusal = refusal or error
+        if not plans:
+            assert refusal is not None
+            raise refusal
+        return plans
 
     def count_refusal(self, request: ChatRequest, error: ServiceError) -> None:
         """Count a request that was refused although it is valid, for the first of the engines that serve its model."""
@@ -141,7 +193,7 @@ class ChatService:
     async def count_tokens(self, caller: Caller, request: ChatRequest) -> int:
         """Return the prompt tokens of a Messages request: by the engine if it can, else our estimate."""
         self.in_flight.check_open()
-        model = self._model(request)
+        model = self._model(request, caller.price_group)
         check_model(caller, model.name)
         route = self.routes.choose(
             model, lambda engine: check_capabilities(request, model, engine, self), caller.account_id
@@ -173,10 +225,12 @@ class ChatService:
             if "reasoning_effort" not in fields:
                 request.dropped += form.effort_fields
 
-    def _model(self, request: ChatRequest) -> ChatModel:
+    def _model(self, request: ChatRequest, price_group: str | None = None, name: str | None = None) -> ChatModel:
+        """Return the request's model, or another one of the same kind, with the prices of a group."""
+        catalog = self.catalog if price_group is None else self.catalog.of_group(price_group)
         if request.embed is not None:
-            return self.catalog.embedding_model(request.model)
-        return self.catalog.chat_model(request.model)
+            return catalog.embedding_model(name or request.model)
+        return catalog.chat_model(name or request.model)
 
     def upstream_cost(self, model: str, engine: str, usage: Usage) -> int | None:
         """Return what the engine charges the operator, in nano-dollars. None if the catalog has no cost for it."""
@@ -236,8 +290,7 @@ def check_capabilities(request: ChatRequest, model: ChatModel, engine: ChatEngin
         _check_size(request, model, engine)
         others = models_supporting(chats, lambda _, other: other.unsupported_field(request) is None)
         raise InvalidRequest(
-            f"{field} is not supported by {engine.name}, which serves {model.name} here; leave it out"
-            + _suggest(others),
+            f"{field} is not supported by the engine that serves {model.name} here; leave it out" + _suggest(others),
             param=field,
         )
     if request.limit is not None and request.limit > model.max_output and not request.limit_is_default:
@@ -254,7 +307,7 @@ def _refusal(form: MessagesForm, engine: ChatEngine) -> InvalidRequest | None:
     if form.urls and not engine.fetches_images:
         _, field = form.urls[0]
         return InvalidRequest(
-            f"{field}: {engine.name} does not fetch documents here; send the document as base64", param=field
+            f"{field}: the engine does not fetch documents here; send the document as base64", param=field
         )
     return None
 
@@ -263,10 +316,8 @@ def _check_size(request: ChatRequest, model: ChatModel, engine: ChatEngine) -> N
     """Raise ContextExceeded for a prompt that the engine could not read even without the field that it lacks."""
     context, tokens = engine.context_tokens(), estimate_tokens(request.text_bytes)
     if context is not None and context < model.context and tokens > context:
-        raise ContextExceeded(
-            f"the prompt has about {tokens} tokens, but the context of {model.name} here is {context} tokens"
-            + _FOR_AGENTS,
-            param="messages",
+        raise _prompt_exceeds(
+            f"the prompt has about {tokens} tokens, but the context of {model.name} here is {context} tokens", request
         )
 
 
@@ -294,10 +345,8 @@ def vision_unavailable_reason(model: ChatModel, engine: ChatEngine, chats: ChatS
     if model.image_tokens is None:
         others = available or [other.name for other in chats.catalog.chat.values() if other.image_tokens is not None]
         return f"{model.name} cannot see images; remove the image_url part{_suggest(others)}"
-    return (
-        f"{model.name} is served here by {engine.name}, which cannot see images; remove the image_url part"
-        f"{_suggest(available)}, or have the operator set an upstream that can, such as MINITOOLAI_OPENAI_API_KEY"
-    )
+    what = f"{model.name} is served here by an engine that cannot see images"
+    return f"{what}; remove the image_url part{_suggest(available)}"
 
 
 def output_limit(request: ChatRequest, model: ChatModel, context: int | None, prompt_tokens: int | None) -> int:
@@ -311,10 +360,20 @@ def output_limit(request: ChatRequest, model: ChatModel, context: int | None, pr
         return limit
     room = window - prompt_tokens
     if room < 1 or (request.limit is not None and not request.limit_is_default and limit > room):
-        raise ContextExceeded(
+        message = (
             f"the prompt has {prompt_tokens} tokens and the request allows {limit} output tokens, but the context of "
             f"{model.name} here is {window} tokens for both: shorten the messages or lower max_completion_tokens"
-            + (_FOR_AGENTS if window < model.context and prompt_tokens > window else ""),
-            param="messages",
         )
+        if window < model.context and prompt_tokens > window:
+            raise _prompt_exceeds(message, request)
+        raise ContextExceeded(message, param="messages")
     return min(limit, room)
+
+
+def _prompt_exceeds(message: str, request: ChatRequest) -> ContextExceeded:
+    """Return the error for a prompt that exceeds the context of an embedded model."""
+    error = ContextExceeded(message + _FOR_AGENTS, param="messages")
+    error.is_agents_first = bool(request.fields.get("tools")) and not any(
+        message.get("role") == "assistant" for message in request.messages
+    )
+    return error

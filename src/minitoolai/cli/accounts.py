@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -16,7 +19,9 @@ from minitoolai.accounts.keys import require_account
 from minitoolai.accounts.mail import Mailer, build_mailer
 from minitoolai.accounts.passwords import hash_password
 from minitoolai.accounts.users import Purpose, erase_personal_data
+from minitoolai.billing.corrections import log_action
 from minitoolai.billing.payments import grant, make_voucher
+from minitoolai.cli import corrections, plans
 from minitoolai.cli.common import (
     CLOCK,
     Commands,
@@ -24,6 +29,7 @@ from minitoolai.cli.common import (
     add_command,
     add_group,
     dollars,
+    machine_user,
     opened,
     prepare,
     prepare_existing,
@@ -31,25 +37,29 @@ from minitoolai.cli.common import (
     say,
     write,
 )
+from minitoolai.core.catalog.loader import read_catalog
+from minitoolai.core.catalog.shop import Shop
+from minitoolai.core.clock import random_text
 from minitoolai.core.errors import InvalidRequest, NotFound
 from minitoolai.core.models import User, Voucher
-from minitoolai.core.money import format_dollars
-from minitoolai.paths import load_secret_keys
+from minitoolai.core.money import short_dollars
+from minitoolai.paths import catalog_path, load_secret_keys
 from minitoolai.settings import Settings
-from minitoolai.storage import accounts, payments, second_factors, users
 from minitoolai.storage.database import Connection
 from minitoolai.storage.object_store import build_object_store
-from minitoolai.storage.personal_data import Record, read_personal_data
+from minitoolai.storage.tables import accounts, payments, second_factors, users
+from minitoolai.storage.tables.personal_data import Record, read_personal_data
 
 MAX_VOUCHERS = 10_000
 MAX_DAYS = 36_500
+BATCH = re.compile(r"[0-9A-Za-z._-]{1,40}")
 
 # ── parsers ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def add_account(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Add `account create`, `export`, `delete`, `admin`, `email` and `reset-second-factor`."""
-    group = add_group(commands, "account", "create, export and delete accounts", "create ann@example.com")
+    """Add `account create`, `export`, `delete`, `admin`, `email`, `reset-second-factor`, and those that stop one."""
+    group = add_group(commands, "account", "create, list, suspend and delete accounts", "create ann@example.com")
     example = "account create ann@example.com --credit 5.00"
     parser = _add_for_email(group, "create", "create an account", create_account, example)
     parser.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
@@ -70,29 +80,35 @@ def add_account(commands: Commands[argparse.ArgumentParser]) -> None:
     _add_for_email(
         group, "reset-second-factor", about, reset_second_factor, "account reset-second-factor ann@example.com"
     )
+    plans.add_group_command(group)
+    corrections.add_account_commands(group)
 
 
 def add_credit(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Add `credit grant`."""
-    group = add_group(commands, "credit", "credit accounts", "grant ann@example.com 20.00")
+    """Add `credit grant`, `reverse` and `refund`."""
+    group = add_group(commands, "credit", "credit accounts, and correct it", "grant ann@example.com 20.00")
     example = "credit grant ann@example.com 20.00"
     parser = _add_for_email(group, "grant", "credit an account", grant_credit, example)
     parser.add_argument("amount", metavar="DOLLARS", help="amount, such as 20.00")
     parser.add_argument("--reason", default="granted on the command line", help="stored with the transfer")
     parser.add_argument("--reference", help="credit only once per reference, such as an invoice number")
+    corrections.add_credit_commands(group)
 
 
 def add_voucher(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Add `voucher create` and `voucher list`."""
-    group = add_group(commands, "voucher", "create and list voucher codes", "create 10.00 --count 20")
+    """Add `voucher create`, `list` and `cancel`."""
+    group = add_group(commands, "voucher", "create, list and cancel voucher codes", "create 10.00 --count 20")
     about = "create vouchers; the codes are printed once, by themselves, on standard output"
     parser = add_command(group, "create", about, create_vouchers, "voucher create 10.00 --count 20 --note fair")
     parser.add_argument("amount", metavar="DOLLARS", help="value of each voucher, such as 10.00")
     parser.add_argument("--count", type=int, default=1, help="number of vouchers (1)")
     parser.add_argument("--days", type=int, help="days until they expire (never)")
     parser.add_argument("--note", help="purpose; shown in the list only")
-    about = "list the vouchers: the end of each code, its value and its state"
-    add_command(group, "list", about, list_vouchers, "voucher list")
+    parser.add_argument("--batch", help="name under which all of them can be cancelled (a new random one)")
+    about = "list the vouchers, newest first: the end of each code, its value, batch, dates and state"
+    parser = add_command(group, "list", about, list_vouchers, "voucher list --batch fair-2026")
+    parser.add_argument("--batch", help="only the vouchers of this batch")
+    corrections.add_voucher_commands(group)
 
 
 def add_balance(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -130,11 +146,13 @@ def create_account(settings: Settings, options: argparse.Namespace) -> None:
         return account_id
 
     account_id = write(settings, change)
-    say(f"account {account_id} {email} ${format_dollars(credit or 0)}")
+    say(f"account {account_id} {email} ${short_dollars(credit or 0)}")
 
 
 def export_account(settings: Settings, options: argparse.Namespace) -> None:
     """Print everything stored about a customer as one JSON object."""
+    from minitoolai.chat.stored.vault import ResponseVault  # the body parser, which no other command here needs
+
     account_id = read(settings, lambda c: require_account(c, options.email))
     objects = build_object_store(settings)
     with opened(settings) as database, asyncio.Runner() as runner:
@@ -142,8 +160,14 @@ def export_account(settings: Settings, options: argparse.Namespace) -> None:
         def read_file(path: str) -> bytes:
             return runner.run(objects.get_file(path))
 
+        vault = ResponseVault(load_secret_keys(settings))
+
+        def decrypt(owner: int, number: int, part: str, sealed: bytes) -> Any:
+            plain = vault.open(owner, number, part, sealed)
+            return None if plain is None else msgspec.json.decode(plain)
+
         separator = "{\n"
-        for table, rows in read_personal_data(database.read, read_file, account_id):
+        for table, rows in read_personal_data(database.read, read_file, account_id, decrypt):
             sys.stdout.write(f'{separator} "{table}": ')
             _write_list(rows)
             separator = ",\n"
@@ -184,7 +208,8 @@ def set_admin(settings: Settings, options: argparse.Namespace) -> None:
 
 def change_email(settings: Settings, options: argparse.Namespace) -> None:
     """Change the address of an account without confirmation, and notify both mailboxes."""
-    email, mailer = check_email(options.new_email), build_mailer(settings)
+    email, shop = check_email(options.new_email), read_catalog(catalog_path(settings)).shop
+    mailer = build_mailer(settings, shop)
     prepare_existing(settings)
 
     def change(connection: Connection) -> tuple[User, bool]:
@@ -195,13 +220,14 @@ def change_email(settings: Settings, options: argparse.Namespace) -> None:
     if not is_moved:
         raise InvalidRequest(f"{email} already has an account", param="NEW", code="email_taken")
     for to in (user.email, email):
-        _notify(settings, mailer, user, to, "email_changed", about=email)
+        _notify(settings, shop, mailer, user, to, "email_changed", about=email)
     say(f"account {user.account_id} has the address {email}")
 
 
 def reset_second_factor(settings: Settings, options: argparse.Namespace) -> None:
     """Remove a second factor, end all sessions and notify by e-mail. Raises NotFound if there is none."""
-    mailer = build_mailer(settings)
+    shop = read_catalog(catalog_path(settings)).shop
+    mailer = build_mailer(settings, shop)
     prepare_existing(settings)
 
     def change(connection: Connection) -> tuple[User, bool]:
@@ -212,7 +238,7 @@ def reset_second_factor(settings: Settings, options: argparse.Namespace) -> None
     user, is_removed = write(settings, change)
     if not is_removed:
         raise NotFound(f"{user.email} has no second factor", param="email")
-    _notify(settings, mailer, user, user.email, "factor_off")
+    _notify(settings, shop, mailer, user, user.email, "factor_off")
     say(f"{user.email} signs in with the password only, until a new second factor is set up")
 
 
@@ -222,14 +248,16 @@ def _require_user(connection: Connection, email: str) -> User:
     return found[0]
 
 
-def _notify(settings: Settings, mailer: Mailer, user: User, to: str, purpose: Purpose, about: str = "") -> None:
+def _notify(
+    settings: Settings, shop: Shop, mailer: Mailer, user: User, to: str, purpose: Purpose, about: str = ""
+) -> None:
     """Send an e-mail in the user's language, and wait for it."""
     # Babel, which reads the translations, takes a while to import, and few commands write e-mails.
     from minitoolai.portal.i18n import DEFAULT
     from minitoolai.portal.letters import letter_composer
 
-    site = settings.public_url.rstrip("/") or f"http://{settings.host}:{settings.port}"
-    letter = letter_composer(site, user.language or DEFAULT, to, about)(purpose, "")
+    site = settings.public_url.rstrip("/") or shop.public_url or f"http://{settings.host}:{settings.port}"
+    letter = letter_composer(shop, site, user.language or DEFAULT, to, about)(purpose, "")
     asyncio.run(mailer.send(letter))
 
 
@@ -240,8 +268,12 @@ def grant_credit(settings: Settings, options: argparse.Namespace) -> None:
     def change(connection: Connection) -> str:
         account_id = require_account(connection, options.email)
         done = grant(connection, CLOCK, account_id, amount, reason=options.reason, reference=options.reference)
+        if not done.repeated:
+            log_action(
+                connection, CLOCK, None, account_id, "grant", amount=amount, note=options.reason, source=machine_user()
+            )
         note = " (this reference was credited before; nothing changed)" if done.repeated else ""
-        return f"balance ${format_dollars(done.posted)}{note}"
+        return f"balance ${short_dollars(done.posted)}{note}"
 
     prepare_existing(settings)
     say(write(settings, change))
@@ -251,7 +283,7 @@ def print_balance(settings: Settings, options: argparse.Namespace) -> None:
     """Print balance, held and available amounts."""
     money = read(settings, lambda c: accounts.balance_of(c, require_account(c, options.email)))
     parts = {"balance": money.posted, "held": money.held, "available": money.available}
-    say("  ".join(f"{name} ${format_dollars(nano)}" for name, nano in parts.items()))
+    say("  ".join(f"{name} ${short_dollars(nano)}" for name, nano in parts.items()))
 
 
 def create_vouchers(settings: Settings, options: argparse.Namespace) -> None:
@@ -261,9 +293,15 @@ def create_vouchers(settings: Settings, options: argparse.Namespace) -> None:
         raise InvalidRequest(f"--count must be from 1 to {MAX_VOUCHERS}", param="count")
     if options.days is not None and not 1 <= options.days <= MAX_DAYS:
         raise InvalidRequest(f"--days must be from 1 to {MAX_DAYS}", param="days")
+    batch = options.batch if options.batch is not None else random_text(8).lower()
+    if not BATCH.fullmatch(batch):
+        raise InvalidRequest("--batch must be 1 to 40 letters, digits, dots, hyphens and underscores", param="batch")
     prepare_existing(settings)
     secret = load_secret_keys(settings)
-    made = [make_voucher(secret, CLOCK, amount, note=options.note, days=options.days) for _ in range(options.count)]
+    made = [
+        make_voucher(secret, CLOCK, amount, note=options.note, days=options.days, batch=batch)
+        for _ in range(options.count)
+    ]
 
     def change(connection: Connection) -> None:
         for voucher in made:
@@ -272,17 +310,18 @@ def create_vouchers(settings: Settings, options: argparse.Namespace) -> None:
     write(settings, change)
     for voucher in made:
         say(voucher.code)
-    total = format_dollars(amount * len(made))
+    total = short_dollars(amount * len(made))
     sys.stderr.write(
-        f"{len(made)} vouchers of ${format_dollars(amount)}, ${total} in total; the codes are stored nowhere else\n"
+        f"{len(made)} voucher{'s' * (len(made) != 1)} of ${short_dollars(amount)}, ${total} in total, batch {batch}; "
+        "the codes are stored nowhere else\n"
     )
 
 
-def list_vouchers(settings: Settings, _: argparse.Namespace) -> None:
-    """Print the end of each code, its value and its state."""
+def list_vouchers(settings: Settings, options: argparse.Namespace) -> None:
+    """Print the end of each code, its value, batch, dates and state."""
     place: payments.VoucherPlace | None = None
     while True:
-        page = partial(payments.list_vouchers, limit=MAX_VOUCHERS, before=place)
+        page = partial(payments.list_vouchers, limit=MAX_VOUCHERS, before=place, batch=options.batch)
         vouchers, place = read(settings, page)
         for voucher in vouchers:
             say(_voucher_line(voucher))
@@ -291,9 +330,16 @@ def list_vouchers(settings: Settings, _: argparse.Namespace) -> None:
 
 
 def _voucher_line(voucher: Voucher) -> str:
-    state = "open"
+    state = "open" if voucher.expires_ms is None else f"open until {_date(voucher.expires_ms)}"
     if voucher.redeemed_ms is not None:
-        state = f"redeemed by account {voucher.account_id}"
+        state = f"redeemed {_date(voucher.redeemed_ms)} by account {voucher.account_id}"
+    elif voucher.cancelled_ms is not None:
+        state = f"cancelled {_date(voucher.cancelled_ms)}"
     elif voucher.expires_ms is not None and voucher.expires_ms <= CLOCK.now_ms():
-        state = "expired"
-    return f"…-{voucher.hint}  ${format_dollars(voucher.amount)}  {state}  {voucher.note or ''}".rstrip()
+        state = f"expired {_date(voucher.expires_ms)}"
+    head = f"…-{voucher.hint}  ${short_dollars(voucher.amount)}  {voucher.batch or '-'}"
+    return f"{head}  created {_date(voucher.created_ms)}  {state}  {voucher.note or ''}".rstrip()
+
+
+def _date(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).date().isoformat()

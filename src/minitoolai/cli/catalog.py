@@ -13,10 +13,10 @@ from typing import Any
 
 from minitoolai.cli.common import Commands, add_command, add_group, say
 from minitoolai.cli.provider_prices import ENGINES, ProviderModel, Row, changes, chat_models
-from minitoolai.core.catalog import Catalog, PricesEntry
-from minitoolai.core.catalog_loader import parse_catalog, read_catalog
+from minitoolai.core.catalog.catalog import Catalog, PricesEntry
+from minitoolai.core.catalog.loader import parse_catalog, read_catalog
+from minitoolai.core.catalog.prices import INPUT_BUCKETS, OUTPUT_BUCKETS
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.core.prices import INPUT_BUCKETS, OUTPUT_BUCKETS
 from minitoolai.paths import catalog_path
 from minitoolai.settings import Settings
 
@@ -64,10 +64,18 @@ def check(settings: Settings, _: argparse.Namespace) -> int:
     path = catalog_path(settings)
     catalog = read_catalog(path)
     losses = list(find_losses(catalog))
+    for group, view in catalog.views.items():
+        losses += [f"group {group}: {line}" for line in find_losses(view)]
     for line in losses:
         say(line)
     count = len(catalog.models())
-    say(f"{path.name}: {count} models, {len(catalog.engines)} engines, {len(losses) or 'no'} prices below cost")
+    compared = f"{len(losses) or 'no'} prices below cost" if catalog.upstream_costs else "no purchase prices"
+    sold = "".join(
+        f", {len(found)} {name}{'' if len(found) == 1 else 's'}"
+        for name, found in (("group", catalog.groups), ("plan", catalog.plans))
+        if found
+    )
+    say(f"{path.name}: {count} models, {len(catalog.engines)} engines{sold}, {compared}")
     return 1 if losses else 0
 
 

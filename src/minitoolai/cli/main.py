@@ -11,22 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from minitoolai import __version__
-from minitoolai.cli import (
-    accounts,
-    archive,
-    audit,
-    backup,
-    catalog,
-    database,
-    doctor,
-    draw,
-    fetch,
-    keys,
-    mark,
-    models,
-    secrets,
-    serve,
-)
+from minitoolai.cli import accounts, catalog, database, draw, fetch, keys, mark, models, plans, serve
+from minitoolai.cli.operations import archive, audit, backup, doctor, secrets
 from minitoolai.core.errors import CatalogError, ServiceError, SettingsError, StoreError
 from minitoolai.engines.fetching import FetchError
 
@@ -49,6 +35,8 @@ COMMANDS = (
     keys.add_key,
     accounts.add_credit,
     accounts.add_voucher,
+    plans.add_plan,
+    plans.add_coupon,
     draw.add_draw,
     mark.add_mark,
     accounts.add_balance,

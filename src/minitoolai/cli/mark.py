@@ -14,10 +14,12 @@ from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Settings
 
 if TYPE_CHECKING:
-    from minitoolai.images.check import CheckReport
+    from minitoolai.images.provenance.check import CheckReport
 
 _FAULTS = {
     "not_an_image": "The file is neither an image (PNG, JPEG, WebP or GIF) nor a recording that can be read.",
+    "no_decoder": "This kind of recording cannot be decoded here. Install PyAV (pip install 'minitoolai[whisper]'), "
+    "or convert it to WAV or FLAC.",
     "too_large": "The image has too many pixels to be checked; scale it down.",
     "too_slow": "The image could not be checked within the limits of time and memory; scale it down.",
 }
@@ -34,15 +36,17 @@ def add_mark(commands: Commands[argparse.ArgumentParser]) -> None:
     group = add_group(commands, "mark", "read the marks of generated images and speech", "check image.png")
     about = "say who generated an image or a recording, when and with which model"
     parser = add_command(group, "check", about, check, "mark check image.png")
-    parser.add_argument("file", type=Path, help="PNG, JPEG, WebP, GIF, WAV, MP3, FLAC or Ogg, at most 50 MB")
+    parser.add_argument(
+        "file", type=Path, help="PNG, JPEG, WebP, GIF, WAV, MP3, FLAC, Ogg, AAC, MP4 or WebM, at most 50 MB"
+    )
 
 
 def check(settings: Settings, options: argparse.Namespace) -> int:
     """Print what the file says; return 0 if it has a mark of this installation, else 1."""
     from minitoolai.core.marks import MarkCodec
-    from minitoolai.images.certificates import certificate_digest
-    from minitoolai.images.check import MAX_FILE_BYTES, MarkChecker
-    from minitoolai.storage.marks import generations_at
+    from minitoolai.images.provenance.certificates import certificate_digest
+    from minitoolai.images.provenance.check import MAX_FILE_BYTES, MarkChecker
+    from minitoolai.storage.tables.marks import generations_at
 
     path: Path = options.file
     try:
@@ -52,7 +56,7 @@ def check(settings: Settings, options: argparse.Namespace) -> int:
     if not path.is_file() or size > MAX_FILE_BYTES:
         raise InvalidRequest(f"{path} must be a file of at most 50 MB.", param="file")
 
-    async def find(second: int) -> list[tuple[int, str, str, str | None, int]]:
+    async def find(second: int) -> list[tuple[int, str, str, str | None, int, str]]:
         return read(settings, lambda connection: generations_at(connection, second))
 
     checker = MarkChecker(MarkCodec(load_secret_keys(settings)), find, lambda: certificate_digest(settings))

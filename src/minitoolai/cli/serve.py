@@ -12,6 +12,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from minitoolai.accounts.keys import make_key
@@ -23,9 +24,9 @@ from minitoolai.core.money import parse_dollars
 from minitoolai.core.threads import CONTROL, close_pools, limit_arenas
 from minitoolai.paths import load_secret_keys, tighten_data_dir
 from minitoolai.settings import Settings
-from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection
-from minitoolai.storage.jobs import JOBS_CHANNEL
+from minitoolai.storage.tables import accounts
+from minitoolai.storage.tables.jobs import JOBS_CHANNEL
 
 if TYPE_CHECKING:
     from minitoolai.bootstrap import Services
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 KINDS = ("image",)
 DEMO_EMAIL = "demo@example.com"
 DEMO_CREDIT = "5.00"
+DEMO_KEY = "demo"
 WILDCARD_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 
 
@@ -151,6 +153,7 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
     from minitoolai.http.serving import server, supervisor
 
     _check_shared(settings)
+    settings = replace(settings, is_demo=options.demo)
     limit_arenas()
     server.allow_many_connections()
     if options.listening is not None:
@@ -193,15 +196,18 @@ def _check_shared(settings: Settings) -> None:
 
 
 def _demo_key(settings: Settings) -> str:
-    """Create a key for the demo account, and the account if it does not exist."""
-    secret = load_secret_keys(settings)
+    """Create a key for the demo account, and the account if it does not exist. Revoke the key of the last demo."""
+    secret, now_ms = load_secret_keys(settings), CLOCK.now_ms()
 
     def change(connection: Connection) -> str:
         account_id = accounts.find_account(connection, DEMO_EMAIL)
         if account_id is None:
-            account_id = accounts.create_account(connection, DEMO_EMAIL, None, CLOCK.now_ms())
+            account_id = accounts.create_account(connection, DEMO_EMAIL, None, now_ms)
             grant(connection, CLOCK, account_id, parse_dollars(DEMO_CREDIT), reason="demo credit")
-        key = make_key(account_id, "demo", secret, CLOCK)
+        for old in accounts.keys_of(connection, account_id):
+            if old.name == DEMO_KEY and old.revoked_ms is None:
+                accounts.revoke_key(connection, old.id, now_ms)
+        key = make_key(account_id, DEMO_KEY, secret, CLOCK)
         accounts.insert_key(connection, key.row)
         return key.text
 
@@ -209,10 +215,11 @@ def _demo_key(settings: Settings) -> str:
 
 
 def _print_demo(url: str, key: str) -> None:
-    body = '{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Which planet has the most moons?"}]}'
+    question = '[{"role": "user", "content": "Which planet has the most moons?"}]'
+    body = f'{{"model": "gpt-4o-mini", "stream": true, "messages": {question}}}'
     say(f"\nThe demo account has a key (shown once):\n\n{key}\n\nPaste this into another terminal:\n")
     say(
-        f"curl -N {url}/api/chat-completions/ -H 'Authorization: Bearer {key}' "
+        f"curl -N {url}/v1/chat/completions -H 'Authorization: Bearer {key}' "
         f"-H 'Content-Type: application/json' -d '{body}'\n"
     )
     say(f"The portal is at {url}/. Sign up there; without a mail server, the confirmation link is printed here.\n")

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from msgspec import UnsetType
 
-from minitoolai.core.catalog import ImageTokens
+from minitoolai.core.catalog.catalog import ImageTokens
 from minitoolai.core.inference import ChatRequest, CompletionDetails, TokenDetails, Usage
 
 _T = TypeVar("_T", int | None, int | UnsetType | None)

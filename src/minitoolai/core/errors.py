@@ -12,6 +12,7 @@ ServiceError
 │   └── NotFound, Gone
 ├── AccessDenied            no API key, or an unknown one
 ├── KeyForbids              valid key, but not allowed to do this
+│   └── AccountSuspended    the operator has suspended the account
 ├── InsufficientBalance
 ├── BudgetExceeded          the budget of the key, not the balance of the account
 ├── IdempotencyMismatch     one Idempotency-Key, two different requests
@@ -81,9 +82,13 @@ class InvalidRequest(ServiceError):
 
 
 class ContextExceeded(InvalidRequest):
-    """Prompt and output together exceed the context length of the model."""
+    """Prompt and output together exceed the context length of the model.
+
+    `is_agents_first`: the first prompt of an agent alone does, so a summary of the conversation cannot help.
+    """
 
     code = "context_length_exceeded"
+    is_agents_first = False
 
 
 class ModelNotFound(InvalidRequest):
@@ -167,10 +172,21 @@ class AccessDenied(ServiceError):
 
 
 class KeyForbids(ServiceError):
-    """The API key is valid, but not for this model or from this IP address."""
+    """The API key is valid, but not for this request: the code says why."""
 
-    code = "key_forbids"
     is_fault = False
+
+    def __init__(self, message: str, *, code: str, param: str | None = None) -> None:
+        super().__init__(message, code=code, param=param)
+
+
+class AccountSuspended(KeyForbids):
+    """The operator has suspended the account of this API key. Nothing new starts, and what runs is ended."""
+
+    code = "account_suspended"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code=self.code)
 
 
 class BudgetExceeded(ServiceError):

@@ -115,6 +115,9 @@ class StreamOutput(Protocol):
     def break_silence(self) -> None:
         """Send a heartbeat."""
 
+    def comment(self, text: str) -> None:
+        """Send a comment, which clients ignore."""
+
 
 def break_silence(output: StreamOutput, silent_since_s: float, now_s: float) -> float:
     """Send a heartbeat if the caller has received nothing for HEARTBEAT_AFTER_S. Return the time of the last output."""
@@ -226,13 +229,16 @@ class InFlight:
             now_s = self._clock.steady_s()
             due_s = max(due_s + TICK_S / TICK_GROUPS, now_s)
             await asyncio.sleep(due_s - now_s)
-            now_s = self._clock.steady_s()
-            for run in list(group):
-                try:
-                    run.tick(now_s)
-                except Exception as bug:
-                    log.exception("%s: its tick failed; ending this response", generation_name(run.hold_id))
-                    self._end_failed(run, bug)
+            self._tick_group(group, self._clock.steady_s())
+
+    def _tick_group(self, group: set[InFlightRun], now_s: float) -> None:
+        # Not a loop of the ticker, whose frame would keep the last run alive until another one is ticked.
+        for run in list(group):
+            try:
+                run.tick(now_s)
+            except Exception as bug:
+                log.exception("%s: its tick failed; ending this response", generation_name(run.hold_id))
+                self._end_failed(run, bug)
 
     def _end_failed(self, run: InFlightRun, bug: Exception) -> None:
         """End a run because of a bug in its tick. All other runs must still be ticked."""

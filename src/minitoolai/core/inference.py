@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -50,8 +50,23 @@ class Usage(msgspec.Struct, frozen=True):
         details = self.prompt_tokens_details
         return (details.cached_tokens or 0) if details else 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Return True if no token has a price of its own: each is in the bucket `input` or `output`."""
+        prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
+        return (
+            prompt is None
+            or not (
+                prompt.cached_tokens
+                or prompt.audio_tokens
+                or prompt.cache_write_tokens
+                or prompt.cache_write_1h_tokens
+                or prompt.image_tokens
+            )
+        ) and (completion is None or not (completion.reasoning_tokens or completion.audio_tokens))
+
     def prompt_buckets(self) -> Iterator[tuple[str, int]]:
-        """Yield the prompt tokens that have a price of their own (`core/prices.py`), as reported."""
+        """Yield the prompt tokens that have a price of their own (`core/catalog/prices.py`), as reported."""
         details = self.prompt_tokens_details
         if details is None:
             return
@@ -146,6 +161,8 @@ class ChatRequest(msgspec.Struct):
     clamped: bool = False
     #: Wait in the queue of an engine with limited concurrency.
     waits: bool = False
+    #: Returns the place in an engine's queue, from 1, while the request waits there.
+    queue_place: Callable[[], int] | None = None
     #: Text completion: a text, several texts, or tokens. `messages` is then empty.
     prompt: Any = None
     #: Embeddings: texts or tokens. `messages` is then empty.
@@ -156,6 +173,23 @@ class ChatRequest(msgspec.Struct):
     account_id: int = 0
     #: The request in Anthropic's format, if it was sent in it.
     messages_form: MessagesForm | None = None
+    #: Routing preferences (chat/preferences.py). None for most requests.
+    preferences: Any = None
+
+    def for_model(self, name: str) -> ChatRequest:
+        """Copy the request for another model. Changes to the copy's fields and names of fields stay in the copy."""
+        return msgspec.structs.replace(
+            self,
+            model=name,
+            fields=self.fields.copy(),
+            extras=self.extras.copy(),
+            dropped=self.dropped.copy(),
+            dropped_tools=self.dropped_tools.copy(),
+        )
+
+    def set_queue_place(self, place: Callable[[], int]) -> None:
+        """Note that the request waits in a queue, in which `place` returns its place."""
+        self.queue_place = place
 
     def forwarded(self, names: Collection[str]) -> dict[str, Any]:
         """Copy the fields for an engine that gets these undocumented fields, too."""
@@ -164,7 +198,7 @@ class ChatRequest(msgspec.Struct):
         return self.fields | {name: self.extras[name] for name in names if name in self.extras}
 
 
-AudioFormat = Literal["mp3", "wav", "flac", "opus", "pcm"]
+AudioFormat = Literal["mp3", "wav", "flac", "opus", "aac", "pcm"]
 
 
 class SpeechRequest(msgspec.Struct):
@@ -207,6 +241,13 @@ class AudioChunk(msgspec.Struct, frozen=True):
 # ── image jobs ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+#: What an image job does: draw from words alone, change an image by words, draw an image like one, or enlarge one.
+ImageTask = Literal["generate", "edit", "variation", "upscale"]
+#: File formats of finished images.
+ImageFormat = Literal["png", "jpeg", "webp"]
+IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
+
+
 class ImageJobRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Validated request for an image job: sizes in pixels, scheduler one of the eighteen names."""
 
@@ -221,8 +262,29 @@ class ImageJobRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: None: chosen at random and reported in the job.
     seed: int | None = None
     webhook_url: str | None = None
+    #: One of the qualities of the model; "" if the request chose none.
+    quality: str = ""
+    task: ImageTask = "generate"
+    #: Keys of the uploaded images in the object store, and of the mask; "" for no mask. Deleted when the job ends.
+    images: tuple[str, ...] = ()
+    mask: str = ""
+    #: How much of the uploaded image is replaced, above 0 to 1: the noise level at which sampling begins.
+    strength: float = 1.0
+    output_format: ImageFormat = "png"
+    #: Quality of jpeg and webp, 0 to 100.
+    output_compression: int = 100
     #: W3C `traceparent` of the request if tracing is on, so that the worker's spans join its trace.
     trace: str | None = None
+
+
+class EditInputs(msgspec.Struct, frozen=True):
+    """Uploaded images as RGB PNG, the first of exactly the size of the result, and the mask as grey PNG of that size.
+
+    White parts of the mask are redrawn, black parts stay as they are.
+    """
+
+    images: tuple[bytes, ...]
+    mask: bytes | None = None
 
 
 class SubmittedJob(msgspec.Struct, frozen=True):
@@ -250,12 +312,16 @@ class ImageJob(msgspec.Struct, frozen=True, kw_only=True):
     #: The engine that runs it.
     engine: str = ""
     served_model: str | None = None
+    #: The model that customers see, also while the job waits. `is_demo`: a stand-in, in place of an engine of its own.
+    shown_model: str = ""
+    is_demo: bool = False
     #: Key of the image in the object store; None before the end, after a failure, and once retention removed it.
     object: str | None = None
     error_code: str | None = None
     error: str | None = None
     width: int
     height: int
+    output_format: ImageFormat = "png"
     created_ms: int
     finished_ms: int | None = None
 

@@ -23,6 +23,9 @@ EPOCH_S = 1_767_225_600
 #: Purpose of the keys that are derived from the secret key of the installation.
 KEY_PURPOSE = b"marks"
 
+#: In standard deviations. A fainter watermark of an image may be chance: it counts only if its check bits fit.
+CLEAR_SYNC = 7.0
+
 
 class Watermark(msgspec.Struct, frozen=True):
     """What an engine embeds: the code, and the key that determines where its bits are."""

@@ -5,9 +5,10 @@ Amounts are in nano-dollars, times in milliseconds since 1970, days and months i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -100,7 +101,7 @@ class KeyRules(msgspec.Struct, frozen=True, omit_defaults=True):
 UNRESTRICTED = KeyRules()
 
 
-Kind = Literal["chat", "image", "speech"]
+Kind = Literal["chat", "image", "speech", "transcription"]
 HoldStatus = Literal["pending", "posted", "voided"]
 GenerationState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
@@ -125,9 +126,11 @@ class Caller(msgspec.Struct, frozen=True):
     #: Rules of the key, or None if it is unrestricted; and the rotation group that shares its limits and budgets.
     rules: KeyRules | None = None
     rotation_group: str = ""
+    #: The price group of the account, which may have left the catalog. None: the list prices.
+    price_group: str | None = None
 
 
-class EngineAttempt(msgspec.Struct, frozen=True):
+class EngineAttempt(msgspec.Struct, frozen=True, omit_defaults=True):
     """One attempt of a generation at one engine, with its error code or None."""
 
     engine: str
@@ -135,6 +138,8 @@ class EngineAttempt(msgspec.Struct, frozen=True):
     #: Start of the attempt after the start of the generation, and its duration, in milliseconds.
     after_ms: int
     took_ms: int
+    #: The model, if several models were tried.
+    model: str | None = None
 
 
 class NewGeneration(msgspec.Struct, frozen=True):
@@ -151,6 +156,14 @@ class NewGeneration(msgspec.Struct, frozen=True):
     seed: int | None = None
     size: str | None = None
     webhook_url: str | None = None
+
+
+class ServingModel(NamedTuple):
+    """The model that served a generation, if it is not the first of its request, and its prices as in the row."""
+
+    model: str
+    price_input: int
+    price_output: int
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -174,8 +187,13 @@ class Outcome(msgspec.Struct, frozen=True):
     error: str | None = None
     #: Bytes of text, audio or image that were sent or made available. None if unknown.
     delivered_bytes: int | None = None
-    #: Units and prices by bucket (`core/prices.py`), as JSON, if more than units and prices of the row is needed.
+    #: Units and prices by bucket (`core/catalog/prices.py`), as JSON, if more than units and prices of the row is
+    #: needed.
     price_split: str | None = None
+    #: The model that served it, if it is not the one of the generation's row.
+    serving: ServingModel | None = None
+    #: It was streamed, so `first_token_ms` is the time to its first token and not to its end.
+    is_streamed: bool = False
 
 
 class Generation(msgspec.Struct, frozen=True):
@@ -204,6 +222,8 @@ class Generation(msgspec.Struct, frozen=True):
     first_token_ms: int | None
     attempts: str | None = None
     price_split: str | None = None
+    #: Part of the cost that was given back.
+    refunded: int = 0
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -217,6 +237,10 @@ class Balance(msgspec.Struct, frozen=True):
         return self.posted - self.held
 
 
+#: Bucket with a price of its own (`core/catalog/prices.py::APART`) → units and nano-dollars, both part of other sums.
+Buckets = dict[str, tuple[int, int]]
+
+
 class UsageRow(msgspec.Struct, frozen=True):
     """One line of the usage report."""
 
@@ -226,6 +250,9 @@ class UsageRow(msgspec.Struct, frozen=True):
     input_units: int
     output_units: int
     cost: int
+    buckets: Buckets = {}
+    #: Part of the cost that was given back.
+    refunded: int = 0
 
 
 class UsageCell(msgspec.Struct, frozen=True):
@@ -239,6 +266,32 @@ class UsageCell(msgspec.Struct, frozen=True):
     input_units: int
     output_units: int
     cost: int
+    buckets: Buckets = {}
+    #: Part of the cost that was given back.
+    refunded: int = 0
+
+
+def sum_cells(cells: list[UsageCell]) -> UsageCell:
+    """Sum one or more cells. The day, kind, model and key are those of the first."""
+    return msgspec.structs.replace(
+        cells[0],
+        requests=sum(cell.requests for cell in cells),
+        input_units=sum(cell.input_units for cell in cells),
+        output_units=sum(cell.output_units for cell in cells),
+        cost=sum(cell.cost for cell in cells),
+        buckets=sum_buckets(cell.buckets for cell in cells),
+        refunded=sum(cell.refunded for cell in cells),
+    )
+
+
+def sum_buckets(all_buckets: Iterable[Buckets]) -> Buckets:
+    """Sum units and costs by bucket."""
+    sums: Buckets = {}
+    for buckets in all_buckets:
+        for name, (units, cost) in buckets.items():
+            before = sums.get(name, (0, 0))
+            sums[name] = before[0] + units, before[1] + cost
+    return sums
 
 
 class RecentRequest(msgspec.Struct, frozen=True):
@@ -258,18 +311,48 @@ class RecentRequest(msgspec.Struct, frozen=True):
     cost: int
     #: Its hold is pending, so the cost is not known yet.
     is_pending: bool
+    engine: str = ""
+    #: Part of the cost that was given back.
+    refunded: int = 0
+
+
+#: What the audit log records.
+AdminActionKind = Literal[
+    "grant",
+    "revoke_keys",
+    "reload_catalog",
+    "suspend",
+    "unsuspend",
+    "reverse",
+    "refund",
+    "cancel_vouchers",
+    "note",
+    "view",
+    "set_group",
+    "start_plan",
+    "end_plan",
+    "create_coupon",
+    "cancel_coupon",
+]
 
 
 class AdminAction(msgspec.Struct, frozen=True):
-    """Action of an admin on an account. `admin` and `email` are the current e-mail addresses of both."""
+    """Action of an admin, or of the command line if `admin_id` is None. Some are not about one account.
+
+    `subject`: the generation, voucher or batch of vouchers that it was done to. `admin` and `email` are the current
+    e-mail addresses of both accounts.
+    """
 
     id: int
-    admin_id: int
-    account_id: int
-    action: Literal["grant", "revoke_keys"]
+    admin_id: int | None
+    account_id: int | None
+    action: AdminActionKind
     amount: int | None
     note: str | None
     created_ms: int
+    subject: str | None = None
+    #: The IP address of the admin's browser, or user and machine of the command line.
+    source: str | None = None
     admin: str = ""
     email: str = ""
 
@@ -282,6 +365,8 @@ class RevenueRow(msgspec.Struct, frozen=True):
     requests: int
     sold: int
     upstream_cost: int
+    #: Part of `sold` that was given back.
+    refunded: int = 0
 
 
 class JobRow(msgspec.Struct, frozen=True):
@@ -310,6 +395,9 @@ class MarginRow(msgspec.Struct, frozen=True):
     sold: int
     upstream_cost: int
     sold_with_known_cost: int
+    buckets: Buckets = {}
+    #: Part of `sold` that was given back.
+    refunded: int = 0
 
 
 class KeyRow(msgspec.Struct, frozen=True):
@@ -337,6 +425,11 @@ class User(msgspec.Struct, frozen=True):
     posted: int
     held: int
     has_second_factor: bool = False
+    #: Since when the account is suspended, and why, as shown to the customer.
+    suspended_ms: int | None = None
+    suspended_reason: str | None = None
+    #: None: the list prices.
+    price_group: str | None = None
 
     @property
     def available(self) -> int:
@@ -401,6 +494,9 @@ class Voucher(msgspec.Struct, frozen=True):
     expires_ms: int | None
     redeemed_ms: int | None = None
     account_id: int | None = None
+    #: The vouchers that were created together have the same batch.
+    batch: str | None = None
+    cancelled_ms: int | None = None
 
 
 class Payment(msgspec.Struct, frozen=True):
@@ -420,6 +516,13 @@ class Payment(msgspec.Struct, frozen=True):
     state: Literal["open", "paid", "closed"]
     created_ms: int
     changed_ms: int
+    #: Charged by an automatic top-up.
+    is_auto: int = 0
+    #: The currency that the customer pays in, if that is not the dollar, and the amount in its cents.
+    currency: str | None = None
+    charged: int | None = None
+    #: Why it was not credited although the provider reported something.
+    problem: Literal["currency", "amount", "failed"] | None = None
 
     @property
     def owed(self) -> int:
@@ -447,3 +550,4 @@ class StatementRow(msgspec.Struct, frozen=True):
     output_units: int = 0
     estimated: bool = False
     cached_units: int = 0
+    engine: str = ""

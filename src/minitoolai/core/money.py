@@ -40,6 +40,12 @@ def format_dollars(nano: int) -> str:
     return f"{sign}{whole}.{fraction:09d}"
 
 
+def short_dollars(nano: int) -> str:
+    """Convert 10_000_000_000 to `"10.00"` and 14_400 to `"0.0000144"`: exact, for messages."""
+    whole, _, fraction = format_dollars(nano).partition(".")
+    return f"{whole}.{fraction.rstrip('0').ljust(2, '0')}"
+
+
 def format_pico(pico: int) -> str:
     """Convert 37_500 pico-dollars to `"0.000000037500"`. Always twelve places."""
     whole, fraction = divmod(pico, NANO_PER_DOLLAR * 1000)

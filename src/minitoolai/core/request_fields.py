@@ -34,7 +34,9 @@ SPEECH_FIELDS = frozenset(
 )
 #: Fields with an extra cost that no catalog entry prices. They are refused, not dropped, because the caller would get
 #: another response than the one requested.
-UNPRICED_FIELDS = ("web_search_options", "prediction", "models", "route", "plugins", "provider")
+UNPRICED_FIELDS = ("web_search_options", "prediction", "route", "plugins")
+#: Fields that choose models and engines (chat/preferences.py). No engine receives them.
+ROUTING_FIELDS = ("models", "provider")
 #: Whole values that become part of the prompt and are counted as text.
 _PROMPT_FIELDS = frozenset(("tools", "functions", "response_format", "suffix"))
 _FREE_STREAM_OPTIONS = frozenset(("include_usage", "include_obfuscation"))
@@ -107,7 +109,15 @@ _LIMIT_PATTERN = re.compile(
 #: Fields that this server sets or prices. Other spellings of them are never forwarded.
 _OURS = frozenset(
     name.replace("_", "")
-    for name in (*CHAT_FIELDS, *COMPLETION_FIELDS, *EMBEDDING_FIELDS, *SPEECH_FIELDS, *UNPRICED_FIELDS, "audio")
+    for name in (
+        *CHAT_FIELDS,
+        *COMPLETION_FIELDS,
+        *EMBEDDING_FIELDS,
+        *SPEECH_FIELDS,
+        *UNPRICED_FIELDS,
+        *ROUTING_FIELDS,
+        "audio",
+    )
 )
 #: Objects that some engines and gateways merge into the request itself.
 _CONTAINERS = frozenset(

@@ -54,11 +54,13 @@ EXPORTS = ThreadPool("exports", 1)
 RESPONSES = ThreadPool("responses", 2)
 #: Convert images for engines, and their images to PNG.
 PICTURES = ThreadPool("pictures", 2)
+#: Make invoices and statements as PDF.
+DOCUMENTS = ThreadPool("documents", 1)
 #: Encode the speech of upstreams.
 AUDIO = ThreadPool("audio", 2)
 #: Read and write images in the local folder.
 FILES = ThreadPool("files", 4)
-#: Read uploaded files and check their marks.
+#: Write and read uploaded files, and check their marks.
 UPLOADS = ThreadPool("uploads", 2)
 #: Compress, decompress and compare archived days.
 ARCHIVE = ThreadPool("archive", 1)
@@ -71,7 +73,7 @@ NAMES = ThreadPool("upstream-names", 16)
 #: Start and stop what this process registered: the writer, tracing, the registration at the database.
 CONTROL = ThreadPool("control", 2)
 
-POOLS = (EXPORTS, RESPONSES, PICTURES, AUDIO, FILES, UPLOADS, ARCHIVE, MAIL, CIPHERS, NAMES, CONTROL)
+POOLS = (EXPORTS, RESPONSES, PICTURES, DOCUMENTS, AUDIO, FILES, UPLOADS, ARCHIVE, MAIL, CIPHERS, NAMES, CONTROL)
 
 
 #: glibc's M_ARENA_MAX, and its value here.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel, suggest_names
+from minitoolai.core.catalog.catalog import Catalog, EngineEntry, ImageModel, suggest_names
 from minitoolai.core.errors import CatalogError, EngineError, FetchFailed, SettingsError, UrlForbidden
 from minitoolai.core.operator_input import why_bad_address, why_bad_key
-from minitoolai.engines.chat.anthropic import AnthropicEngine
+from minitoolai.engines.chat.anthropic.engine import AnthropicEngine
 from minitoolai.engines.chat.fake import FakeEngine
-from minitoolai.engines.chat.llama import LlamaEngine
+from minitoolai.engines.chat.llama.embeddings import LlamaEmbedder
+from minitoolai.engines.chat.llama.engine import LlamaEngine
 from minitoolai.engines.chat.openai import UpstreamEngine
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.engines.fetching import SMALL_MODEL, FetchableModel, fetchable_models, models_dir
@@ -19,9 +22,13 @@ from minitoolai.engines.images.openai import UpstreamImageEngine
 from minitoolai.engines.images.process import EngineProcess
 from minitoolai.engines.images.remote import RemoteServer, remote_server
 from minitoolai.engines.images.webui import WebuiEngine
+from minitoolai.engines.memory import read_memory
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.engines.speech.openai import UpstreamSpeechEngine
 from minitoolai.engines.speech.voices import VOICE_POOLS
+from minitoolai.engines.transcription.openai import UpstreamTranscriptionEngine
+from minitoolai.engines.transcription.pool import EmbeddedTranscriber
+from minitoolai.engines.transcription.protocols import TranscriptionEngine
 from minitoolai.httpclient.client import HttpClient
 from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.settings import Settings
@@ -84,7 +91,7 @@ def make_engine(
 ) -> ChatEngine:
     """Create a chat engine according to the kind of its entry."""
     if entry.kind == "llama":
-        return LlamaEngine(
+        return (LlamaEmbedder if entry.embeds else LlamaEngine)(
             name,
             entry,
             http,
@@ -92,9 +99,12 @@ def make_engine(
             path=settings.llama_model,
             slots=settings.llama_slots,
             queue=settings.llama_queue,
-            context=settings.llama_context,
+            # How long a text an embedding model can read is fixed.
+            context=0 if entry.embeds else settings.llama_context,
             threads=settings.llama_threads,
             mmproj=settings.llama_mmproj,
+            memory=partial(read_memory, settings.memory_mb),
+            processes=settings.workers,
         )
     if entry.kind == "fake":
         return FakeEngine(name, entry)
@@ -166,6 +176,44 @@ def make_speech_engine(
         processes=settings.speech_processes,
         max_running=settings.speech_voices,
         max_queued=settings.speech_queue,
+    )
+
+
+# ── transcription ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def make_transcription_engines(
+    catalog: Catalog, settings: Settings, http: HttpClient, limits: ConcurrencyLimits
+) -> dict[str, TranscriptionEngine]:
+    """Create all engines that transcription models of the catalog use."""
+    used = dict.fromkeys(name for model in catalog.transcription.values() for name in model.engines)
+    return {name: make_transcription_engine(name, catalog, settings, http, limits) for name in used}
+
+
+def make_transcription_engine(
+    name: str, catalog: Catalog, settings: Settings, http: HttpClient, limits: ConcurrencyLimits
+) -> TranscriptionEngine:
+    """Create a transcription engine according to the kind of its entry."""
+    entry = catalog.engines[name]
+    if entry.kind == "upstream":
+        url, key = _address(name, settings)
+        return UpstreamTranscriptionEngine(
+            name,
+            entry,
+            http,
+            catalog.transcription,
+            base_url=url,
+            key=key,
+            concurrency=limits.get(name),
+            total_timeout_s=settings.total_timeout_s,
+        )
+    return EmbeddedTranscriber(
+        name,
+        entry,
+        fetched=_fetched(name, entry, settings) if entry.fetched else None,
+        threads=settings.transcription_threads or max(1, (os.cpu_count() or 1) // 2),
+        max_running=settings.transcriptions,
+        max_queued=settings.transcription_queue,
     )
 
 

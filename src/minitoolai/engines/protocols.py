@@ -11,10 +11,13 @@ from typing import Protocol
 
 import msgspec
 
-from minitoolai.core.catalog import VoiceEntry
+from minitoolai import __version__
+from minitoolai.core.catalog.catalog import VoiceEntry
+from minitoolai.core.catalog.suppliers import EngineLabel
 from minitoolai.core.counting import Tokenizer
-from minitoolai.core.inference import AudioChunk, ChatRequest, SpeechRequest, SpeechSegment
+from minitoolai.core.inference import AudioChunk, ChatRequest, ImageTask, SpeechRequest, SpeechSegment
 from minitoolai.core.marks import Watermark
+from minitoolai.engines.concurrency import ConcurrencyLimit
 
 # ── chat ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -47,6 +50,8 @@ class ChatEngine(Protocol):
     """An engine for chats. Its attributes never change; its methods may be called at any time."""
 
     name: str
+    #: How errors call the engine, and what in its answers must not reach customers.
+    label: EngineLabel
     #: Chunks carry all documented fields, so they can be forwarded unchanged.
     complete_chunks: bool
     #: Each event of a stream is one token, so our own count of a response that was cut is exact.
@@ -67,6 +72,10 @@ class ChatEngine(Protocol):
     speaks_messages: bool
     first_token_timeout_s: float | None
     total_timeout_s: float | None
+
+    @property
+    def concurrency(self) -> ConcurrencyLimit | None:
+        """Return the slots and the queue of the engine, or None if neither is limited here."""
 
     @property
     def vision(self) -> bool:
@@ -122,6 +131,8 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A validated request for one image: everything that determines the result."""
 
     prompt: str
+    #: The model of the catalog that was asked for, for engines that draw each in a look of its own.
+    model: str = ""
     negative_prompt: str = ""
     scheduler: str = "DPM++ SDE"
     steps: int = 4
@@ -129,6 +140,16 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True):
     width: int = 1024
     height: int = 1024
     seed: int = 0
+    #: For upstreams that have several; "" leaves the choice to them.
+    quality: str = ""
+    task: ImageTask = "generate"
+    #: Images to change, as RGB PNG, and the mask as grey PNG. The first image and the mask have the size of the result.
+    images: tuple[bytes, ...] = ()
+    mask: bytes | None = None
+    #: Share of the noise schedule that is sampled, from the end; 1 begins at its first level.
+    strength: float = 1.0
+    #: The program that the image's metadata names.
+    generator: str = f"minitoolai {__version__}"
     #: Embedded as the last step; None leaves the image unmarked.
     watermark: Watermark | None = None
 
@@ -156,6 +177,8 @@ class ImageEngine(Protocol):
     name: str
     #: How many images the engine takes concurrently; a worker claims no more jobs than that.
     max_concurrency: int
+    #: Most uploaded images of one edit; 0 if the engine only draws from words.
+    max_images: int
 
     @property
     def is_up(self) -> bool:
@@ -247,6 +270,10 @@ class SpeechEngine(Protocol):
     #: Request fields that are sent to the engine unchanged.
     forwards: frozenset[str]
 
+    @property
+    def concurrency(self) -> ConcurrencyLimit | None:
+        """Return the slots and the queue of the engine, or None if neither is limited here."""
+
     def why_not_ready(self) -> str | None:
         """Return None if the engine is ready, else the reason and the remedy, for `minitoolai models`."""
 
@@ -261,6 +288,12 @@ class SpeechEngine(Protocol):
 
     def check_capacity(self) -> None:
         """Raise EngineFull if a request sent now could not even be queued."""
+
+    async def foreign_language(self, text: str, language: str) -> str | None:
+        """Return the code of the text's language if it is clearly another one; None also if the engine cannot tell.
+
+        English is accepted for every language, because texts in all languages quote it.
+        """
 
     async def open(self, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[SpeechSegment]) -> SpeechResponse:
         """Reserve a voice for a text, given as pieces that together are the whole. Raises Overloaded or EngineError."""

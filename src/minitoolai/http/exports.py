@@ -7,6 +7,7 @@ no further part is read.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from minitoolai.core.threads import EXPORTS
 
 #: Lines encoded together: about two milliseconds, during which other Python code waits.
 LINES = 200
+CSV = "text/csv"
 #: The parts of a file, in order.
 Parts = AsyncGenerator[bytes, None]
 
@@ -41,6 +43,15 @@ async def _all_of(first: bytes, parts: Parts) -> AsyncIterator[bytes]:
             yield first
         async for part in parts:
             yield part
+
+
+async def with_byte_order_mark(parts: Parts) -> Parts:
+    """Yield UTF-8 with a byte order mark. Without it, Excel takes a file for the code page of its system."""
+    async with aclosing(parts):
+        mark = codecs.BOM_UTF8
+        async for part in parts:
+            yield mark + part
+            mark = b""
 
 
 def csv_lines(rows: Iterable[Sequence[object]]) -> bytes:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.billing.idempotency import IdempotencyStore, RecordedResponse
 from minitoolai.core.errors import AccessDenied, ClientLeft, ServiceError, StoreError
-from minitoolai.core.models import IdempotencyClaim
+from minitoolai.core.models import Caller, IdempotencyClaim
 from minitoolai.http.asgi import App, Headers, Receive, Scope, Send, respond_error
 from minitoolai.http.auth import CLAIM, authenticate
 from minitoolai.http.bodies import BodyLimits, read_body, run_in_body_thread
 from minitoolai.http.errors import last_event
+from minitoolai.http.uploads import UPLOAD, Form
 from minitoolai.http.validation import is_small
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,9 @@ log = logging.getLogger(__name__)
 #: Name of the request header that holds the idempotency key.
 IDEMPOTENCY_KEY = b"idempotency-key"
 Message = MutableMapping[str, Any]
+
+
+ReceivesForm = Callable[[Caller, Scope, Receive], AbstractAsyncContextManager[Form]]
 
 
 class Idempotent:
@@ -34,7 +39,8 @@ class Idempotent:
     async def __call__(self, handler: App, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request. `name` is the value of its Idempotency-Key header."""
         limits: BodyLimits | None = getattr(handler, "limits", None)
-        if limits is None:
+        received: ReceivesForm | None = getattr(handler, "received", None)
+        if limits is None and received is None:
             # The handler reads no body and charges nothing.
             await handler(scope, receive, send)
             return
@@ -48,6 +54,10 @@ class Idempotent:
         except ServiceError as error:
             await respond_error(send, error, [], scope["path"])
             return
+        if received is not None:
+            await self._run_form(received, handler, name, caller, scope, receive, send)
+            return
+        assert limits is not None
         try:
             body = await read_body(scope, receive, limits)
             if is_small(body):
@@ -67,6 +77,32 @@ class Idempotent:
             await self._run(claim, handler, {**scope, CLAIM: claim}, _replay_body(body, receive), send)
         finally:
             self._store.release(claim)
+
+    async def _run_form(
+        self,
+        received: ReceivesForm,
+        handler: App,
+        name: str,
+        caller: Caller,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Handle a form with a file. It stays on the disk, and is compared without its random boundary."""
+        try:
+            async with received(caller, scope, receive) as form:
+                claim = await self._store.claim(caller, name, _request_identity(scope, form.identity()))
+                if isinstance(claim, RecordedResponse):
+                    await _replay(claim, send)
+                    return
+                try:
+                    await self._run(claim, handler, {**scope, CLAIM: claim, UPLOAD: form}, receive, send)
+                finally:
+                    self._store.release(claim)
+        except ClientLeft:
+            return
+        except ServiceError as error:
+            await respond_error(send, error, [], scope["path"])
 
     async def _run(self, claim: IdempotencyClaim, handler: App, scope: Scope, receive: Receive, send: Send) -> None:
         recorder = _Recorder(self._store, claim, send, scope["path"])

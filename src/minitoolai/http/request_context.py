@@ -49,6 +49,11 @@ class RequestContext:
         """Add the request ID to the response, so that a client can quote it."""
         self.add([(b"x-request-id", self.request_id().encode())])
 
+    def is_response_started(self) -> bool:
+        """Return True if the response has started. Behind a server other than uvicorn this is unknown, and True."""
+        cycle = getattr(self._send, "__self__", None)
+        return not isinstance(cycle, RequestResponseCycle) or cycle.response_started
+
     def add(self, headers: Headers) -> None:
         """Add these headers to the response. Has no effect behind a server other than uvicorn."""
         if self._extra_headers is not None:

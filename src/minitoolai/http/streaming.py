@@ -18,7 +18,7 @@ from minitoolai.core.errors import (
     internal_error,
 )
 from minitoolai.core.in_flight import Cancellation, RunFailure
-from minitoolai.core.logs import current_request
+from minitoolai.core.telemetry.logs import current_request
 from minitoolai.http.asgi import JSON, Headers, Receive, Send, respond
 from minitoolai.http.errors import error_body
 from minitoolai.http.serving.fast_path import DirectWriter, direct_writer
@@ -112,6 +112,10 @@ class StreamWriter:
         self._is_sending = False
         self._direct: DirectWriter | None = None
 
+    def replace_headers(self, headers: Headers) -> None:
+        """Replace the headers, unless they have been sent."""
+        self._headers = headers
+
     async def write(self, data: bytes, *, is_last: bool = False) -> None:
         """Send a block. Waits while the client reads too slowly."""
         self._is_sending, self.is_silent = True, False
@@ -142,9 +146,13 @@ class StreamWriter:
         self._is_sending = False
 
     def break_silence(self) -> None:
-        """Send a comment, so that proxies keep the connection open. Does nothing while a write is in progress."""
+        """Send a comment, so that proxies keep the connection open."""
+        self.comment("the model is still at work")
+
+    def comment(self, text: str) -> None:
+        """Send a comment, which clients ignore. Does nothing while a write is in progress."""
         if not self._is_sending:
-            self._comment = asyncio.ensure_future(self.write(b": the model is still at work\n\n"))
+            self._comment = asyncio.ensure_future(self.write(f": {text}\n\n".encode()))
 
 
 async def stream_response(run: StreamRun, out: StreamWriter, receive: Receive) -> ServiceError | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from typing import Any
 
 import msgspec
+from starlette.datastructures import QueryParams
 
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.http.large_json import DEEPEST, MOST_NODES_ON_LOOP, check_depth, count_nodes, decode, decode_large
@@ -54,11 +56,22 @@ def _without_byte_order_mark(body: bytes) -> bytes:
     return body.removeprefix(codecs.BOM_UTF8)
 
 
+def check_query(query: QueryParams, *known: str) -> None:
+    """Refuse a query with a field that is not known or was sent twice: it is most likely misspelled."""
+    for name in query:
+        if name not in known:
+            what = f"it may have {', '.join(known)}" if known else "this path has none"
+            raise InvalidRequest(f"{shortened(name)} is not a field of the query; {what}", param=name[:64])
+        if len(query.getlist(name)) > 1:
+            raise InvalidRequest(f"{name} was sent more than once; send it once", param=name)
+
+
 def non_empty_text(fields: dict[str, Any], name: str) -> str:
     """Return a required string field that must not be empty."""
     value = fields.get(name)
     if not isinstance(value, str) or not value:
-        raise InvalidRequest(f"{name} must be a non-empty string", param=name)
+        got = "" if value is None or isinstance(value, str) else f"; {expected('a string', value)}"
+        raise InvalidRequest(f"{name} must be a non-empty string{got}", param=name)
     return value
 
 
@@ -105,6 +118,15 @@ def _written(number: float) -> str:
 
 
 def shortened(value: Any) -> str:
-    """Return a value as an error message may quote it."""
-    text = repr(value)
+    """Return a value as an error message may quote it: a string in quotes, anything else as JSON."""
+    if value is None or isinstance(value, bool | list | dict):
+        text = json.dumps(value, ensure_ascii=False, default=repr)
+    else:
+        text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def expected(kind: str, value: Any) -> str:
+    """Return `expected a string, got false` for a value of another type, else the value."""
+    is_kind = kind == "a string" and isinstance(value, str)
+    return f"got {shortened(value)}" if is_kind else f"expected {kind}, got {shortened(value)}"

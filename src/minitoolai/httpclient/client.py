@@ -9,7 +9,7 @@ import asyncio
 import re
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -26,7 +26,7 @@ from minitoolai.httpclient.connection import (
 )
 from minitoolai.httpclient.dial import open_connection
 
-__all__ = ["ConnectError", "ConnectionBroken", "HttpClient", "HttpError", "HttpResponse", "ReadTimeout"]
+__all__ = ["ConnectError", "ConnectionBroken", "HttpClient", "HttpError", "HttpResponse", "ReadTimeout", "StreamedBody"]
 
 #: The server may close a pooled connection while a request is on the wire. These methods may then be sent again
 #: (RFC 9110, 9.2.2). A POST may not: an end of file without a response also occurs if the server crashed during the
@@ -41,6 +41,13 @@ class Origin(NamedTuple):
     is_tls: bool
     host: str
     port: int
+
+
+class StreamedBody(NamedTuple):
+    """A body that is sent block by block, and its length in bytes."""
+
+    length: int
+    blocks: AsyncIterable[bytes]
 
 
 class HttpClient:
@@ -75,18 +82,20 @@ class HttpClient:
         body: bytes = b"",
         read_timeout_s: float = 60.0,
         may_repeat: bool = False,
+        stream: StreamedBody | None = None,
     ) -> HttpResponse:
         """Send a request and return once the head of the response has arrived.
 
         `read_timeout_s` bounds the wait for the head and each gap within the body, with a precision of half a second.
         `may_repeat` allows sending a POST once more if the server has just closed the pooled connection; use it only
-        if a repeated request has no cost. Raises ConnectError, ReadTimeout or ConnectionBroken, and ValueError for a
-        bad URL or header.
+        if a repeated request has no cost. A `stream` replaces `body` and gets a new connection. Raises ConnectError,
+        ReadTimeout or ConnectionBroken, and ValueError for a bad URL or header.
         """
         if self._is_closed:
             raise RuntimeError("the HTTP client is closed")
-        origin, head = self._request_heads.build(method, url, headers, len(body))
-        connection = self._reuse_idle(origin)
+        length = len(body) if stream is None else stream.length
+        origin, head = self._request_heads.build(method, url, headers, length)
+        connection = self._reuse_idle(origin) if stream is None else None
         if connection is not None:
             try:
                 await connection.exchange(head, body, is_head=method == "HEAD", read_timeout_s=read_timeout_s)
@@ -95,7 +104,8 @@ class HttpClient:
                 if not (may_repeat or method in _REPEATABLE) or connection.has_received or self._is_closed:
                     raise
         connection = await self._connect(origin)
-        await connection.exchange(head, body, is_head=method == "HEAD", read_timeout_s=read_timeout_s)
+        blocks = None if stream is None else stream.blocks
+        await connection.exchange(head, body, is_head=method == "HEAD", read_timeout_s=read_timeout_s, blocks=blocks)
         return HttpResponse(connection)
 
     async def close(self) -> None:

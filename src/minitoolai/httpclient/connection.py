@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import select
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -83,6 +83,8 @@ class HttpConnection(asyncio.Protocol):
         self.on_body = self._chunks.append
         self._parser = HttpResponseParser(self)
         self.is_lost = False
+        #: Completed when the transport has room again; None while it has.
+        self._writable: asyncio.Future[None] | None = None
         self.is_busy = False
         self.idle_since_s = 0.0
         self._poll: select.poll | None = None
@@ -95,7 +97,7 @@ class HttpConnection(asyncio.Protocol):
         self.on_readable = self.on_chunk = None
         self._is_between_chunks = self._chunk_is_whole = False
         self.raw_headers: RawHeaders = []
-        self._may_reuse = self._is_paused = False
+        self._may_reuse = self._is_paused = self._must_close = False
         self.error: HttpError | None = None
         self.has_received = self.has_head = self.ended = False
         self.status = 0
@@ -107,13 +109,23 @@ class HttpConnection(asyncio.Protocol):
 
     # ── one exchange ──────────────────────────────────────────────────────────────────────────────────────
 
-    async def exchange(self, head: bytes, body: bytes, *, is_head: bool = False, read_timeout_s: float) -> None:
+    async def exchange(
+        self,
+        head: bytes,
+        body: bytes,
+        *,
+        is_head: bool = False,
+        read_timeout_s: float,
+        blocks: AsyncIterable[bytes] | None = None,
+    ) -> None:
         """Send a request and wait for the head of the response. Close the connection on any failure.
 
-        Raises ReadTimeout or ConnectionBroken.
+        `blocks` are sent after `body`, each once the transport has room. Raises ReadTimeout or ConnectionBroken.
         """
         try:
             self.send(head, body, is_head=is_head, read_timeout_s=read_timeout_s)
+            if blocks is not None:
+                await self._send_blocks(blocks)
             while not self.has_head:
                 await self._wait_readable()
         except BaseException:
@@ -131,6 +143,20 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._transport.write(head)
             self._transport.write(body)
+
+    async def _send_blocks(self, blocks: AsyncIterable[bytes]) -> None:
+        """Send a long body in constant memory. Stop if the server responds, or fails, before it has read all of it."""
+        assert self._transport is not None
+        async for block in blocks:
+            if self.error is not None:
+                raise self.error
+            if self.has_head:
+                # The rest of the body would be taken for the next request.
+                self._must_close, self._may_reuse = True, False
+                return
+            self._transport.write(block)
+            while self._writable is not None and not self.has_head and self.error is None:
+                await asyncio.wait([self._writable], timeout=TICK_S)
 
     async def next_bytes(self) -> bytes:
         """Wait for body bytes and return all that are buffered, or b"" at the end.
@@ -242,6 +268,15 @@ class HttpConnection(asyncio.Protocol):
 
     # ── asyncio.Protocol ──────────────────────────────────────────────────────────────────────────────────
 
+    def pause_writing(self) -> None:
+        assert self._loop is not None
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # uvloop's is no subclass of asyncio's
         self._loop = asyncio.get_running_loop()
@@ -302,6 +337,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
+        self.resume_writing()
         if not self.ended and self.error is None:
             self.error = ConnectionBroken(
                 f"the server closed the connection before the end of the response: {exc or 'end of file'}"
@@ -344,7 +380,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self.has_head and not self.ended:
-            self._may_reuse = self._parser.should_keep_alive()
+            self._may_reuse = self._parser.should_keep_alive() and not self._must_close
             self.ended = True
 
 

@@ -72,14 +72,15 @@ class GuardedClient:
         resolve: Resolve | None = None,
         dial: Dial = connect_to,
         ssl_context: ssl.SSLContext | None = None,
-        user_agent: str = f"minitoolai/{minitoolai.__version__} (+guarded)",
+        user_agent: Callable[[], str] = lambda: f"minitoolai/{minitoolai.__version__}",
     ) -> None:
         """Create a client. `insecure` permits http, any port and any address, for development and tests."""
         self._insecure = insecure
         self._resolve = resolve or ThreadedResolver()
         self._dial = dial
         self._ssl_context = ssl_context
-        self._request_heads = RequestHeadBuilder(user_agent)
+        self._user_agent = user_agent
+        self._request_heads = RequestHeadBuilder("")
 
     async def get(
         self, url: str, *, field: str = "url", max_bytes: int = MAX_BODY_BYTES, timeout_s: float = TIMEOUT_S
@@ -135,6 +136,7 @@ class GuardedClient:
     ) -> AsyncIterator[HttpConnection]:
         """Send a request, yield the connection once the head of the response has arrived, then close the connection."""
         parts = check_url(url, field=field, insecure=self._insecure)
+        headers = {"user-agent": self._user_agent(), **headers}
         try:
             origin, head = self._request_heads.build(method, parts._replace(fragment="").geturl(), headers, len(body))
         except ValueError as error:

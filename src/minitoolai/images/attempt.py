@@ -11,26 +11,30 @@ import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
+from minitoolai.billing.job_leases import MAX_FAILURES
 from minitoolai.core.backoff import Backoff
+from minitoolai.core.catalog.catalog import Catalog
+from minitoolai.core.catalog.stand_ins import StandIns
 from minitoolai.core.clock import Clock, generation_name
-from minitoolai.core.errors import EngineRefused, ServiceError, StoreError
-from minitoolai.core.inference import ImageJobRequest, decode_image_job_request
-from minitoolai.core.meters import Meters
+from minitoolai.core.errors import EngineRefused, ObjectMissing, ServiceError, StoreError
+from minitoolai.core.inference import EditInputs, ImageJobRequest, decode_image_job_request
 from minitoolai.core.models import Outcome
+from minitoolai.core.telemetry.meters import Meters
+from minitoolai.core.telemetry.tracing import Attributes, Span, Spans, child_span
 from minitoolai.core.threads import PICTURES
-from minitoolai.core.tracing import Attributes, Span, Spans, child_span
+from minitoolai.engines.images.codec import encode_enlarged, to_format
 from minitoolai.engines.protocols import GeneratedImage, ImageEngine, ImageRequest
-from minitoolai.images.marks import ImageMarks
+from minitoolai.images.inputs import JobInputs
 from minitoolai.images.progress import JobEvents
+from minitoolai.images.provenance.marks import ImageMarks
 from minitoolai.ledger.types import Requeue, Requeued, Result, Settle, Settled, Superseded
 from minitoolai.storage.database import Database
-from minitoolai.storage.jobs import ClaimedJob
 from minitoolai.storage.object_store import ObjectStore
+from minitoolai.storage.tables.jobs import ClaimedJob
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
 
-MAX_FAILURES = 3
 #: Retry a full or unreachable object store for this long before the attempt fails. The image stays in memory meanwhile.
 STORE_RETRY_S = 60.0
 #: Bounds of the exponential backoff between those retries.
@@ -50,6 +54,17 @@ class JobServices:
     spans: Spans | None = None
     #: None if marking is off.
     marks: ImageMarks | None = None
+    #: The catalog, and what its embedded models do for models that are not theirs.
+    stand_ins: StandIns = field(default_factory=lambda: StandIns(Catalog({}, {})))
+
+    @property
+    def inputs(self) -> JobInputs:
+        """Return where the uploads of jobs are."""
+        return JobInputs(self.database, self.writer, self.objects, self.clock)
+
+
+#: The model that enlarged images name.
+LANCZOS = "lanczos"
 
 
 class JobAttempt:
@@ -67,6 +82,8 @@ class JobAttempt:
         self.superseded = False
         #: Whether the engine generated an image; None while that is open.
         self.generated: bool | None = None
+        #: Its key was revoked or its account suspended: how the job ends instead.
+        self.refusal: Outcome | None = None
         self._span: Span | None = None
 
     def stop(self, *, superseded: bool) -> None:
@@ -75,8 +92,19 @@ class JobAttempt:
         if self.task is not None:
             self.task.cancel()
 
+    def refuse(self, outcome: Outcome) -> None:
+        """Fail the job unpaid. No effect once its end is queued."""
+        if self.superseded or self.refusal is not None:
+            return
+        self.refusal = outcome
+        if self.task is not None:
+            self.task.cancel()
+
     async def run(self) -> None:
         """Run from the claim to the last commit."""
+        if self.refusal is not None:
+            await self.settle(0, self.refusal, is_fault=False)
+            return
         if self._services.spans is not None:
             self._span = self._start_span(self._services.spans)
         try:
@@ -84,7 +112,9 @@ class JobAttempt:
         except asyncio.CancelledError:
             if self._span is not None:
                 self._span.set_attribute("error.type", "lost" if self.superseded else "handed_back")
-            if not self.superseded:
+            if self.refusal is not None and not self.superseded:
+                self._submit_settle(0, self.refusal, is_fault=False)
+            elif not self.superseded:
                 self._hand_back()
             raise
         finally:
@@ -100,7 +130,8 @@ class JobAttempt:
 
     async def _generate_and_settle(self) -> None:
         try:
-            image = await self.generate()
+            request = await self._engine_request()
+            image = await self.generate(request)
             self.generated = True
             key = await self.store(await self._sign(image))
         except EngineRefused as error:
@@ -109,30 +140,46 @@ class JobAttempt:
             await self.settle(0, outcome, is_fault=False)
         except ServiceError as error:
             await self.fail(error.code, error.message)
+        except ObjectMissing as error:
+            log.error("job %d: its upload is missing: %s", self.job.id, error)
+            await self.fail("storage_error", "the uploaded image is missing from our storage")
         except StoreError as error:
-            await self.fail("storage_error", f"the image could not be stored: {error}")
+            log.warning("job %d: the image could not be stored or read: %s", self.job.id, error)
+            await self.fail("storage_error", "the image could not be stored")
         except Exception as error:
             log.exception("job %d: the engine raised an unexpected exception", self.job.id)
             await self.fail("internal_error", f"{type(error).__name__} while generating the image", is_logged=True)
         else:
             await self._deliver(image, key)
 
-    async def generate(self) -> GeneratedImage:
+    async def generate(self, request: ImageRequest) -> GeneratedImage:
         """Generate the image. Raises EngineError, and any exception that a faulty engine raises."""
         with child_span(self._span, "draw", self._attributes()):
-            return await self.engine.generate(self.job.model, self._engine_request(), self._on_progress)
+            if request.task == "upscale":
+                return GeneratedImage(png=await PICTURES.run(encode_enlarged, request, LANCZOS), model=LANCZOS)
+            image = await self.engine.generate(self.job.model, request, self._on_progress)
+        own = self.request
+        if own.output_format == "png":
+            return image
+        data = await PICTURES.run(to_format, image.png, own.output_format, own.output_compression)
+        return GeneratedImage(png=data, model=image.model)
 
     async def _sign(self, image: GeneratedImage) -> bytes:
-        """Return the PNG with its manifest, if marking is on."""
+        """Return the image with its manifest, if marking is on."""
         marks, job = self._services.marks, self.job
         if marks is None:
             return image.png
-        return await PICTURES.run(marks.sign, image.png, job.id, job.created_ms, image.model)
+        model = self._services.stand_ins.shown_model(job.model, self.engine.name, image.model)
+        generator = self._services.stand_ins.catalog.shop.generator
+        return await PICTURES.run(marks.sign, image.png, job.id, job.created_ms, model, generator)
 
-    def _engine_request(self) -> ImageRequest:
+    async def _engine_request(self) -> ImageRequest:
+        """Return the request with its uploads. Raises StoreError."""
         request, marks = self.request, self._services.marks
+        inputs = await self._services.inputs.get(request) if request.images else EditInputs(())
         return ImageRequest(
             prompt=request.prompt,
+            model=self.job.model,
             negative_prompt=request.negative_prompt,
             scheduler=request.scheduler,
             steps=request.steps,
@@ -140,6 +187,12 @@ class JobAttempt:
             width=request.width,
             height=request.height,
             seed=self.job.seed,
+            quality=request.quality,
+            task=request.task,
+            images=inputs.images,
+            mask=inputs.mask,
+            strength=request.strength,
+            generator=self._services.stand_ins.catalog.shop.version,
             watermark=marks.codec.watermark(self.job.id, self.job.created_ms) if marks else None,
         )
 
@@ -185,16 +238,26 @@ class JobAttempt:
 
     async def settle(self, cost: int, outcome: Outcome, *, is_fault: bool = True) -> Result:
         """End the job and charge `cost` in the same commit. `is_fault`: see ServiceError."""
-        job, services, span = self.job, self._services, self._span
-        now_ms = services.clock.now_ms()
-        settle = Settle(job.id, job.account_id, cost, now_ms, outcome, job.attempt)
-        spans = services.spans
+        job, span, spans = self.job, self._span, self._services.spans
         attributes = {} if spans is None or span is None else spans.start_job_settle(span, job.id, cost, outcome)
         with child_span(span, "settle", attributes):
-            future = services.writer.submit(settle)
-            assert future is not None
-            self._count(outcome, cost, now_ms, future, is_fault=is_fault)
-            return await self._written(future)
+            result = await self._written(self._submit_settle(cost, outcome, is_fault=is_fault))
+        if isinstance(result, Settled):
+            await self._delete_inputs()
+        return result
+
+    async def _delete_inputs(self) -> None:
+        """Delete the uploads of the job, which has ended."""
+        if self.request.images:
+            await self._services.inputs.delete(self.job.id)
+
+    def _submit_settle(self, cost: int, outcome: Outcome, *, is_fault: bool) -> asyncio.Future[Result]:
+        job, services = self.job, self._services
+        now_ms = services.clock.now_ms()
+        future = services.writer.submit(Settle(job.id, job.account_id, cost, now_ms, outcome, job.attempt))
+        assert future is not None
+        self._count(outcome, cost, now_ms, future, is_fault=is_fault)
+        return future
 
     def _count(
         self, outcome: Outcome, cost: int, now_ms: int, charge: asyncio.Future[Result], *, is_fault: bool = True
@@ -214,7 +277,7 @@ class JobAttempt:
 
     async def fail(self, code: str, message: str, *, is_logged: bool = False) -> None:
         """Record a failed attempt. The job is requeued, or fails for good after `MAX_FAILURES`."""
-        self._services.meters.engine_failed(self.engine.name, code)
+        self._services.meters.engine_failed(self.engine.name, code, self._services.clock.now_ms())
         self.generated = bool(self.generated)
         if self._span is not None:
             self._span.fail(code)
@@ -232,8 +295,11 @@ class JobAttempt:
                 code,
                 result.failures,
             )
-        elif not is_logged:
-            self._log_failure(logging.WARNING, code)
+        else:
+            if not is_logged:
+                self._log_failure(logging.WARNING, code)
+            if isinstance(result, Settled):
+                await self._delete_inputs()
 
     def _log_failure(self, level: int, code: str) -> None:
         """Log that the job has failed for good. The code only: an engine's message may repeat the prompt."""

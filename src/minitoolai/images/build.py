@@ -6,17 +6,17 @@ import os
 import socket
 from dataclasses import dataclass
 
-from minitoolai import __version__
 from minitoolai.billing.shared import SharedServices
+from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.clock import random_text
 from minitoolai.core.signing import UrlSigner
 from minitoolai.engines.factory import make_image_engines
 from minitoolai.engines.protocols import ImageEngine
 from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.images.attempt import JobServices
-from minitoolai.images.marks import build_marks
 from minitoolai.images.moderation import build_policy
 from minitoolai.images.progress import JobEvents
+from minitoolai.images.provenance.marks import build_marks
 from minitoolai.images.results import ImageDelivery, ImageSweeper, Links, PublicAddress
 from minitoolai.images.scheduler import WorkerState
 from minitoolai.images.service import ImageService
@@ -56,6 +56,7 @@ def build(settings: Settings, shared: SharedServices) -> Images:
         shared.charging.meters,
         shared.spans,
         build_marks(settings, shared.secret_key),
+        shared.stand_ins,
     )
     service = ImageService(
         shared.catalog,
@@ -72,7 +73,7 @@ def build(settings: Settings, shared: SharedServices) -> Images:
         single_process=not database.is_shared,
         start_on_demand=frozenset(name for name, entry in shared.catalog.engines.items() if entry.kind == "sketch"),
     )
-    address = PublicAddress(settings.public_url, settings.host, settings.port)
+    address = PublicAddress(settings.public_url, settings.host, settings.port, shared.catalog)
     links = Links(signer, clock, address, lifetime_s=settings.image_link_ttl_s)
     secrets = WebhookSecrets(shared.secret_key)
     return Images(
@@ -89,15 +90,17 @@ def build(settings: Settings, shared: SharedServices) -> Images:
             find_job=service.find,
             links=links,
             secrets=secrets,
-            post=_webhook_post(settings),
+            post=_webhook_post(settings, shared.catalog),
         ),
         webhook_secrets=secrets,
         objects=objects,
     )
 
 
-def _webhook_post(settings: Settings) -> Post:
-    client = GuardedClient(insecure=settings.webhook_insecure, user_agent=f"minitoolai/{__version__} (webhooks)")
+def _webhook_post(settings: Settings, catalog: Catalog) -> Post:
+    client = GuardedClient(
+        insecure=settings.webhook_insecure, user_agent=lambda: f"{catalog.shop.user_agent} (webhooks)"
+    )
 
     async def post(url: str, body: bytes, headers: dict[str, str]) -> int:
         return await client.post(url, body, headers=headers, field="webhook_url", timeout_s=TIMEOUT_S)

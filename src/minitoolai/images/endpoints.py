@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, cast
 
@@ -28,17 +29,22 @@ from minitoolai.core.errors import (
     ServiceError,
     StoreError,
 )
-from minitoolai.core.inference import ImageJob, ImageJobRequest, SubmittedJob
+from minitoolai.core.inference import EditInputs, ImageJob, ImageJobRequest, ImageTask, SubmittedJob
 from minitoolai.core.models import Caller
+from minitoolai.core.threads import PICTURES
+from minitoolai.engines.images.codec import EDITS
+from minitoolai.engines.images.editing.uploads import read_uploads
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, respond, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.bodies import BodyLimits, read_parsed
 from minitoolai.http.failure_limits import FailureLimits
 from minitoolai.http.request_context import set_generation
-from minitoolai.http.routing import json_response, reads, route
+from minitoolai.http.routing import MethodRoute, json_response, reads, route
 from minitoolai.http.streaming import method_not_allowed
-from minitoolai.images.request import job_number, parse_generate, parse_image, parse_job
-from minitoolai.images.results import ImageDelivery, Links, job_json
+from minitoolai.http.uploads import Form
+from minitoolai.images.edit_request import EditForms, EditRequest, parse_edit_form, parse_edit_job
+from minitoolai.images.request import ResponseFormat, job_number, parse_generate, parse_image, parse_job
+from minitoolai.images.results import ImageDelivery, Links, job_json, media_type
 from minitoolai.images.service import ImageService
 
 log = logging.getLogger(__name__)
@@ -48,6 +54,8 @@ CHECK_DRAINING_EVERY_S = 0.5
 #: Send a comment after this much silence, so that proxies keep the connection open.
 HEARTBEAT_AFTER_S = 15.0
 
+#: ID of the last event of a stream. A browser that reconnects sends it back.
+LAST_EVENT_ID = "done"
 _EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 _NO_STORE: Headers = [(b"cache-control", b"no-store")]
 _encode = msgspec.json.Encoder().encode
@@ -106,11 +114,15 @@ class SubmitEndpoint(_Endpoint):
         caller = await authenticate(scope, self._keys)
         parse = partial(parse_image, insecure_webhooks=self._insecure_webhooks)
         request = await read_parsed(parse, scope, receive, self.limits)
-        submitted = await self._service.submit(caller, request)
-        name = generation_name(submitted.job_id)
-        set_generation(scope, name)
-        body = {"status": "success", "jobid": submitted.job_id, "signature": submitted.signature}
-        return [(b"x-generation-id", name.encode())], body
+        return _submitted(scope, await self._service.submit(caller, request))
+
+
+def _submitted(scope: Scope, job: SubmittedJob) -> tuple[Headers, dict[str, Any]]:
+    """Return headers and body of the answer to a submitted job."""
+    name = generation_name(job.job_id)
+    set_generation(scope, name)
+    body = {"status": "success", "jobid": job.job_id, "signature": job.signature}
+    return [(b"x-generation-id", name.encode())], body
 
 
 class PollEndpoint(_Endpoint):
@@ -153,30 +165,112 @@ class GenerateEndpoint(_Endpoint):
         caller = await authenticate(scope, self._keys)
         request = await read_parsed(parse_generate, scope, receive, self.limits)
         if len(request.images) > 1:
-            await self._service.check_balance(caller, request.images[0].model, len(request.images))
+            await self._service.check_balance(caller, request.images[0], len(request.images))
         jobs = await generate_all(self._service, caller, request.images, receive, timeout_s=self._timeout_s)
-        if request.response_format == "url":
-            data: list[dict[str, Any]] = [{"url": self._delivery.links.link(job.job_id)} for job in jobs]
-        else:
-            # msgspec encodes bytes as base64.
-            data = [{"b64_json": await self._delivery.read_job(job)} for job in jobs]
-        created_s = max(job.finished_ms or job.created_ms for job in jobs) // 1000
-        names = ", ".join(job.generation for job in jobs)
-        return [(b"x-generation-id", names.encode())], {"created": created_s, "data": data}
+        return await _openai_answer(self._delivery, jobs, request.response_format)
+
+
+async def _openai_answer(
+    delivery: ImageDelivery, jobs: Sequence[ImageJob], response_format: ResponseFormat
+) -> tuple[Headers, dict[str, Any]]:
+    """Return headers and body of an answer in OpenAI's format."""
+    if response_format == "url":
+        data: list[dict[str, Any]] = [{"url": delivery.links.link(job.job_id, job.output_format)} for job in jobs]
+    else:
+        # msgspec encodes bytes as base64.
+        data = [{"b64_json": await delivery.read_job(job)} for job in jobs]
+    created_s = max(job.finished_ms or job.created_ms for job in jobs) // 1000
+    names = ", ".join(job.generation for job in jobs)
+    answer: dict[str, Any] = {"created": created_s, "data": data}
+    if any(job.is_demo for job in jobs):
+        answer |= {"model": jobs[0].shown_model, "demo": True}
+    return [(b"x-generation-id", names.encode())], answer
+
+
+class _EditEndpoint(_Endpoint):
+    """Base class of endpoints that receive an image to change."""
+
+    def __init__(self, keys: KeyVerifier, service: ImageService, forms: EditForms) -> None:
+        self._keys = keys
+        self._service = service
+        self._forms = forms
+
+    def received(self, caller: Caller, scope: Scope, receive: Receive) -> AbstractAsyncContextManager[Form]:
+        """Receive the form. For requests with an Idempotency-Key, which is compared before the handler is called."""
+        return self._forms.received(caller.account_id, scope, receive)
+
+    async def _prepare(self, caller: Caller, request: EditRequest) -> tuple[list[ImageJobRequest], EditInputs]:
+        """Check what can be checked without decoding, then decode the uploads. Return the jobs and what they change."""
+        service = self._service
+        if request.task in EDITS:
+            service.check_images(request.jobs[0].model, len(request.images))
+        await service.check_balance(caller, request.jobs[0], len(request.jobs))
+        uploads = await PICTURES.run(read_uploads, request.images, request.mask, is_edit=request.task == "edit")
+        width, height = request.size_for(*uploads.size)
+        prepare = uploads.unscaled if request.task == "upscale" else partial(uploads.prepared, width, height)
+        return request.sized(width, height), await PICTURES.run(prepare)
+
+
+class SubmitEditEndpoint(_EditEndpoint):
+    """`POST /api/imagetoimage/`: submit a job that changes or enlarges an image."""
+
+    def __init__(self, keys: KeyVerifier, service: ImageService, forms: EditForms, *, insecure_webhooks: bool) -> None:
+        super().__init__(keys, service, forms)
+        self._insecure_webhooks = insecure_webhooks
+
+    async def _serve(self, scope: Scope, receive: Receive) -> tuple[Headers, Any]:
+        caller = await authenticate(scope, self._keys)
+        async with self.received(caller, scope, receive) as form:
+            request = parse_edit_job(form, insecure_webhooks=self._insecure_webhooks)
+            jobs, inputs = await self._prepare(caller, request)
+        return _submitted(scope, await self._service.submit(caller, jobs[0], inputs))
+
+
+class EditEndpoint(_EditEndpoint):
+    """`POST /v1/images/edits` and `/v1/images/variations`: submit jobs and wait for them, in OpenAI's format."""
+
+    def __init__(
+        self,
+        keys: KeyVerifier,
+        service: ImageService,
+        delivery: ImageDelivery,
+        forms: EditForms,
+        task: ImageTask,
+        *,
+        timeout_s: float,
+    ) -> None:
+        super().__init__(keys, service, forms)
+        self._delivery = delivery
+        self._task: ImageTask = task
+        self._timeout_s = timeout_s
+
+    async def _serve(self, scope: Scope, receive: Receive) -> tuple[Headers, Any]:
+        caller = await authenticate(scope, self._keys)
+        async with self.received(caller, scope, receive) as form:
+            request = parse_edit_form(form, self._task)
+            jobs, inputs = await self._prepare(caller, request)
+        ended = await generate_all(self._service, caller, jobs, receive, timeout_s=self._timeout_s, inputs=inputs)
+        return await _openai_answer(self._delivery, ended, request.response_format)
 
 
 # ── waiting for jobs ──────────────────────────────────────────────────────────────────────────────────────
 
 
 async def generate_all(
-    service: ImageService, caller: Caller, requests: Sequence[ImageJobRequest], receive: Receive, *, timeout_s: float
+    service: ImageService,
+    caller: Caller,
+    requests: Sequence[ImageJobRequest],
+    receive: Receive,
+    *,
+    timeout_s: float,
+    inputs: EditInputs | None = None,
 ) -> list[ImageJob]:
     """Submit these jobs, wait for them, and return those that succeeded, at least one. Failed ones were not charged.
 
     If the client disconnects or the time is up, cancel all unfinished jobs, so that the caller does not pay for
     images that it cannot receive.
     """
-    submitted = await _submit_all(service, caller, requests)
+    submitted = await _submit_all(service, caller, requests, inputs)
     waiting = asyncio.ensure_future(_wait_all(service, submitted, timeout_s))
     disconnected = asyncio.ensure_future(receive())
     try:
@@ -204,12 +298,14 @@ def _retrieve_exception(waiting: asyncio.Future[list[ImageJob]]) -> None:
         waiting.exception()
 
 
-async def _submit_all(service: ImageService, caller: Caller, requests: Sequence[ImageJobRequest]) -> list[SubmittedJob]:
+async def _submit_all(
+    service: ImageService, caller: Caller, requests: Sequence[ImageJobRequest], inputs: EditInputs | None
+) -> list[SubmittedJob]:
     """Submit all jobs or, if one is refused, none."""
     submitted: list[SubmittedJob] = []
     try:
         for request in requests:
-            submitted.append(await service.submit(caller, request))
+            submitted.append(await service.submit(caller, request, inputs))
     except ServiceError:
         await _cancel_all(service, submitted)
         raise
@@ -264,9 +360,12 @@ async def events(request: Request) -> Response:
     """Stream the job's state now and after every change as server-sent events, until it has ended; then `[DONE]`."""
     job_id, signature = job_number(request.path_params["jobid"]), _signature(request)
     try:
-        await _service(request).get(job_id, signature)
+        job = await _service(request).get(job_id, signature)
     except StoreError as error:
         raise _database_down() from error
+    if request.headers.get("last-event-id") == LAST_EVENT_ID and job.is_over:
+        # An EventSource reconnects after every end of a stream, until it gets a 204 (WHATWG HTML, 9.2.3).
+        return Response(status_code=204, headers=_EVENT_HEADERS)
     stream = _events(_service(request), _delivery(request).links, job_id, signature)
     return StreamingResponse(stream, media_type="text/event-stream", headers=_EVENT_HEADERS)
 
@@ -282,9 +381,14 @@ async def cancel(request: Request) -> Response:
     return json_response(job_json(job, _delivery(request).links), headers={"cache-control": "no-store"})
 
 
+#: The same for jobs of `/api/imagetoimage/`.
+edit_events = MethodRoute("/api/imagetoimage/jobs/{jobid}/events", events.endpoints)
+cancel_edit = MethodRoute("/api/imagetoimage/jobs/{jobid}", cancel.endpoints)
+
+
 @reads("/api/texttoimage/pictures/{name}")
 async def download(request: Request) -> Response:
-    """Return the PNG that a signed link names. It never changes, so clients may cache it while the link is valid."""
+    """Return the image that a signed link names. It never changes, so clients may cache it while the link is valid."""
     query, delivery = request.query_params, _delivery(request)
     file = await delivery.find(request.path_params["name"], query.get("expires", ""), query.get("signature", ""))
     etag = f'"{file.digest}"'
@@ -292,14 +396,15 @@ async def download(request: Request) -> Response:
         "etag": etag,
         # Until the link expires, and never in shared caches: the link is the only protection.
         "cache-control": f"private, max-age={file.left_s}, immutable",
-        "content-disposition": f'inline; filename="{file.job_id}.png"',
+        "content-disposition": f'inline; filename="{request.path_params["name"]}"',
         "x-content-type-options": "nosniff",
         "cross-origin-resource-policy": "cross-origin",
         "access-control-allow-origin": "*",
     }
     if _etag_matches(request.headers.get("if-none-match", ""), etag):
         return Response(b"", status_code=304, headers=headers)
-    return Response(await delivery.read(file), headers=headers, media_type="image/png")
+    image = await delivery.read(file)
+    return Response(image, headers=headers, media_type=media_type(image))
 
 
 async def _events(service: ImageService, links: Links, job_id: int, signature: str) -> AsyncIterator[bytes]:
@@ -319,7 +424,8 @@ async def _events(service: ImageService, links: Links, job_id: int, signature: s
             try:
                 job = change.result()
             except StopAsyncIteration:
-                yield b"data: [DONE]\n\n"
+                # In an event of its own, without data: clients that read only lines of data see no difference.
+                yield b"id: " + LAST_EVENT_ID.encode() + b"\n\ndata: [DONE]\n\n"
                 return
             silent_s = 0.0
             change = asyncio.ensure_future(anext(changes))

@@ -7,23 +7,27 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from minitoolai.core.catalog import suggest_names
+from minitoolai.core.catalog.catalog import suggest_names
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.core.inference import ImageJobRequest
-from minitoolai.engines.sampling import SCHEDULERS
-from minitoolai.http.validation import integer, json_object, non_empty_text, number, shortened
+from minitoolai.core.inference import IMAGE_FORMATS, ImageFormat, ImageJobRequest
+from minitoolai.engines.sampling import SCHEDULERS, nearest_schedulers, scheduler_named
+from minitoolai.http.validation import expected, integer, json_object, non_empty_text, number, shortened
 from minitoolai.httpclient.guarded import check_url
 
 #: Largest number of characters in a prompt: enough for long lists of styles.
 MAX_PROMPT = 8_000
 MAX_SEED = 2**32 - 1
 MAX_STEPS = 8
+#: Most images of one request in OpenAI's format.
+MAX_IMAGES = 10
 MIN_CFG, MAX_CFG = 1.0, 7.0
 SMALLEST_SIDE, LARGEST_SIDE = 256, 1344
 DEFAULT_STEPS, DEFAULT_CFG, DEFAULT_SIDE, DEFAULT_SCHEDULER = 4, 2.0, 1024, "DPM++ SDE"
+#: Quality of jpeg and webp without `output_compression`: marks survive it easily.
+DEFAULT_COMPRESSION = 95
 MAX_JOB_ID_DIGITS = 16
 
-_FIELDS = (
+FIELDS = (
     "model",
     "prompt",
     "negativePrompt",
@@ -32,21 +36,21 @@ _FIELDS = (
     "cfgScale",
     "width",
     "height",
+    "quality",
     "seed",
     "webhook_url",
 )
+#: The file format. The original API has PNG only.
+OUTPUT_FIELDS = ("output_format", "output_compression")
 #: Fields of OpenAI's format that have no effect here, and the values that are accepted because they change nothing.
 _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
-    "quality": ("auto", "standard"),
-    "output_format": ("png",),
     "background": ("auto", "opaque"),
     "moderation": ("auto",),
     "stream": (False,),
     "style": (),
-    "output_compression": (100,),
     "partial_images": (0,),
 }
-_OPENAI_FIELDS = ("n", "size", "response_format", "user", *_WITHOUT_EFFECT)
+OPENAI_FIELDS = ("n", "size", "response_format", "user", *OUTPUT_FIELDS, *_WITHOUT_EFFECT)
 ResponseFormat = Literal["url", "b64_json"]
 
 
@@ -60,8 +64,8 @@ class GenerateRequest(msgspec.Struct, frozen=True):
 def parse_image(body: bytes, *, insecure_webhooks: bool = False) -> ImageJobRequest:
     """Parse the body of `POST /api/texttoimage/`. Raises InvalidRequest, which names the field."""
     fields = json_object(body)
-    _refuse_unknown(fields, _FIELDS)
-    request = _image_request(fields, width=_side(fields, "width"), height=_side(fields, "height"))
+    _refuse_unknown(fields, FIELDS)
+    request = image_request(fields)
     url = fields.get("webhook_url")
     if url is None:
         return request
@@ -73,7 +77,14 @@ def parse_image(body: bytes, *, insecure_webhooks: bool = False) -> ImageJobRequ
 def parse_generate(body: bytes) -> GenerateRequest:
     """Parse OpenAI's format, extended by our own fields. Raises InvalidRequest, which names the field."""
     fields = json_object(body)
-    known = tuple(name for name in _FIELDS if name not in ("width", "height", "webhook_url")) + _OPENAI_FIELDS
+    known = tuple(name for name in FIELDS if name not in ("width", "height", "webhook_url")) + OPENAI_FIELDS
+    check_fields(fields, known)
+    response_format = response_format_of(fields)
+    return GenerateRequest(image_requests(fields), response_format)
+
+
+def check_fields(fields: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Refuse fields that are unknown, or known but without effect here and set to something else than their default."""
     _refuse_unknown(fields, known)
     for name, allowed in _WITHOUT_EFFECT.items():
         value = fields.get(name)
@@ -82,16 +93,26 @@ def parse_generate(body: bytes) -> GenerateRequest:
             raise InvalidRequest(f"{name} is {shortened(value)}, which is not supported; {remedy}", param=name)
     if fields.get("user") is not None:
         non_empty_text(fields, "user")
-    response_format = fields.get("response_format") or "url"
-    if response_format not in ("url", "b64_json"):
+
+
+def response_format_of(fields: dict[str, Any]) -> ResponseFormat:
+    """Return how OpenAI's format delivers the images: as links unless the request says otherwise."""
+    response_format = fields.get("response_format")
+    if response_format is None:
+        response_format = "url"
+    if not isinstance(response_format, str) or response_format not in ("url", "b64_json"):
         raise InvalidRequest(
-            f"response_format is {shortened(response_format)}; it must be url or b64_json", param="response_format"
+            f"response_format must be url or b64_json; {expected('a string', response_format)}", param="response_format"
         )
-    count = integer(fields, "n", 1, 4) or 1
+    return cast(ResponseFormat, response_format)
+
+
+def image_requests(fields: dict[str, Any], *, allow_empty: bool = False) -> list[ImageJobRequest]:
+    """Return the `n` images of a request in OpenAI's format."""
+    count = integer(fields, "n", 1, MAX_IMAGES) or 1
     width, height = _size(fields)
-    request = _image_request(fields, width=width, height=height)
-    images = [_with_seed_of(request, index) for index in range(count)]
-    return GenerateRequest(images, cast(ResponseFormat, response_format))
+    request = image_request(fields, width=width, height=height, allow_empty=allow_empty)
+    return [_with_seed_of(request, index) for index in range(count)]
 
 
 def parse_job(body: bytes) -> tuple[int, str]:
@@ -112,18 +133,41 @@ def job_number(value: Any) -> int:
     raise InvalidRequest("jobid must be the number that you received when you submitted the job", param="jobid")
 
 
-def _image_request(fields: dict[str, Any], *, width: int, height: int) -> ImageJobRequest:
+def image_request(
+    fields: dict[str, Any], *, width: int | None = None, height: int | None = None, allow_empty: bool = False
+) -> ImageJobRequest:
+    """Return the image that these fields describe. `allow_empty`: also without a prompt."""
     return ImageJobRequest(
         model=non_empty_text(fields, "model"),
-        prompt=_prompt(fields),
+        prompt=_text(fields, "prompt") if allow_empty else _prompt(fields),
         negative_prompt=_text(fields, "negativePrompt"),
         scheduler=_scheduler(fields),
         steps=_whole(fields, "steps", 1, MAX_STEPS, DEFAULT_STEPS),
         cfg_scale=_cfg(fields),
-        width=width,
-        height=height,
-        seed=integer(fields, "seed", 0, MAX_SEED),
+        width=_side(fields, "width") if width is None else width,
+        height=_side(fields, "height") if height is None else height,
+        seed=_seed(fields),
+        quality=_text(fields, "quality"),
+        output_format=_output_format(fields),
+        output_compression=_compression(fields),
     )
+
+
+def _output_format(fields: dict[str, Any]) -> ImageFormat:
+    value = fields.get("output_format")
+    if value is None:
+        return "png"
+    name = "jpeg" if value == "jpg" else value
+    if name not in IMAGE_FORMATS:
+        raise InvalidRequest(
+            f"output_format is {shortened(value)}; it must be {', '.join(IMAGE_FORMATS)}", param="output_format"
+        )
+    return cast(ImageFormat, name)
+
+
+def _compression(fields: dict[str, Any]) -> int:
+    quality = integer(fields, "output_compression", 0, 100)
+    return DEFAULT_COMPRESSION if quality is None else quality
 
 
 def _with_seed_of(request: ImageJobRequest, index: int) -> ImageJobRequest:
@@ -136,7 +180,8 @@ def _with_seed_of(request: ImageJobRequest, index: int) -> ImageJobRequest:
 def _prompt(fields: dict[str, Any]) -> str:
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise InvalidRequest("prompt must be a non-empty string that describes the image", param="prompt")
+        got = "" if prompt is None or isinstance(prompt, str) else f"; {expected('a string', prompt)}"
+        raise InvalidRequest(f"prompt must be a non-empty string that describes the image{got}", param="prompt")
     return _text(fields, "prompt")
 
 
@@ -145,7 +190,7 @@ def _text(fields: dict[str, Any], name: str) -> str:
     if text is None:
         return ""
     if not isinstance(text, str):
-        raise InvalidRequest(f"{name} must be a string", param=name)
+        raise InvalidRequest(f"{name} must be a string; {expected('a string', text)}", param=name)
     if len(text) > MAX_PROMPT:
         raise InvalidRequest(
             f"{name} has {len(text):,} characters; shorten it to {MAX_PROMPT:,}",
@@ -161,15 +206,19 @@ def _scheduler(fields: dict[str, Any]) -> str:
     name = fields.get("scheduler")
     if name is None:
         return DEFAULT_SCHEDULER
-    if not isinstance(name, str) or name not in SCHEDULERS:
-        all_names = ", ".join(SCHEDULERS)
-        remedy = (
-            suggest_names(name, dict.fromkeys(SCHEDULERS)) if isinstance(name, str) else f"available are {all_names}"
-        )
+    known = scheduler_named(name) if isinstance(name, str) else None
+    if known is None:
+        remedy = nearest_schedulers(name) if isinstance(name, str) else f"available are {', '.join(SCHEDULERS)}"
         raise InvalidRequest(
             f"scheduler is {shortened(name)}, which is none of the {len(SCHEDULERS)}; {remedy}", param="scheduler"
         )
-    return name
+    return known
+
+
+def _seed(fields: dict[str, Any]) -> int | None:
+    """Return the seed. Like an absent one, -1 means that the server draws it, as in AUTOMATIC1111's web UI."""
+    seed = integer(fields, "seed", -1, MAX_SEED)
+    return None if seed == -1 else seed
 
 
 def _cfg(fields: dict[str, Any]) -> float:

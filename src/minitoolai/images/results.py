@@ -10,13 +10,15 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import Gone, NotFound, ObjectMissing, Overloaded, ServiceError, SettingsError, StoreError
-from minitoolai.core.inference import ImageJob
+from minitoolai.core.inference import ImageFormat, ImageJob
 from minitoolai.core.signing import UrlSigner
-from minitoolai.storage import retention
+from minitoolai.images.inputs import JobInputs
 from minitoolai.storage.database import Database
 from minitoolai.storage.object_store import ObjectStore, digest_of
+from minitoolai.storage.tables import retention
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,14 @@ log = logging.getLogger(__name__)
 
 PATH = "/api/texttoimage/pictures/"
 _PURPOSE = "picture"
+#: What the names of images end in.
+SUFFIXES: dict[ImageFormat, str] = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+_MEDIA_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff\xe0": "image/jpeg", b"\xff\xd8\xff\xe1": "image/jpeg"}
+
+
+def media_type(image: bytes) -> str:
+    """Return the media type of an image of this server, by its first bytes."""
+    return _MEDIA_TYPES.get(image[:4], "image/webp")
 
 
 class PublicAddress:
@@ -33,12 +43,13 @@ class PublicAddress:
     It comes from the settings or the listening address, never from a request header, which a caller could forge.
     """
 
-    def __init__(self, public_url: str, host: str, port: int) -> None:
-        """Raise SettingsError if no path can be appended to `public_url`."""
+    def __init__(self, public_url: str, host: str, port: int, catalog: Catalog | None = None) -> None:
+        """Raise SettingsError if no path can be appended to `public_url`. Without one, the shop's domain applies."""
         parts = urlsplit(public_url)
         if public_url and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment):
             raise SettingsError(f"MINITOOLAI_PUBLIC_URL={public_url!r} is wrong: write it like https://api.example.com")
         self._public_url = public_url.rstrip("/")
+        self._catalog = catalog
         # Clients cannot connect to a wildcard address; on this machine, the loopback address reaches it.
         self._host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         self._port = port
@@ -47,10 +58,15 @@ class PublicAddress:
         """Set the port that the system chose if the setting was 0."""
         self._port = port
 
+    @property
+    def public_url(self) -> str:
+        """Return the URL of the settings or else of the catalog, without a trailing slash; "" if there is neither."""
+        return self._public_url or (self._catalog.shop.public_url if self._catalog is not None else "")
+
     def __call__(self) -> str:
         """Return the base URL without a trailing slash."""
-        if self._public_url:
-            return self._public_url
+        if public_url := self.public_url:
+            return public_url
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}"
 
@@ -68,23 +84,24 @@ class Links:
         self._base_url = base_url
         self._lifetime_s = lifetime_s
 
-    def link(self, job_id: int) -> str:
+    def link(self, job_id: int, output_format: ImageFormat = "png") -> str:
         """Return a new link to the image of a job. Its lifetime starts now."""
         expires_s = self._clock.now_ms() // 1000 + self._lifetime_s
-        signature = self._signer.sign(_PURPOSE, f"{job_id}:{expires_s}")
-        return f"{self._base_url()}{PATH}{job_id}.png?expires={expires_s}&signature={signature}"
+        suffix = SUFFIXES[output_format]
+        signature = self._signer.sign(_PURPOSE, _signed(str(job_id), suffix, str(expires_s)))
+        return f"{self._base_url()}{PATH}{job_id}.{suffix}?expires={expires_s}&signature={signature}"
 
     def verify(self, name: str, expires: str, signature: str) -> tuple[int, int]:
-        """Return the job ID in `<job>.png` and the seconds until the link expires.
+        """Return the job ID in `<job>.png` (.jpg, .webp) and the seconds until the link expires.
 
         Raises NotFound, always with the same message, if this server did not sign the link, and Gone if it has expired.
         """
-        job = name.removesuffix(".png")
+        job, _, suffix = name.partition(".")
         is_signed = (
-            name.endswith(".png")
+            suffix in SUFFIXES.values()
             and _is_number(job)
             and _is_number(expires)
-            and self._signer.verify(_PURPOSE, f"{job}:{expires}", signature)
+            and self._signer.verify(_PURPOSE, _signed(job, suffix, expires), signature)
         )
         if not is_signed:
             raise NotFound(
@@ -94,6 +111,11 @@ class Links:
         if left_s <= 0:
             raise Gone("this link has expired; poll the job again to get a new one", code="link_expired")
         return int(job), left_s
+
+
+def _signed(job: str, suffix: str, expires: str) -> str:
+    """Return the text that a link signs. Links to PNG files are older than those to other formats."""
+    return f"{job}:{expires}" if suffix == "png" else f"{job}.{suffix}:{expires}"
 
 
 def _is_number(text: str) -> bool:
@@ -175,7 +197,8 @@ class ImageSweeper:
     def __init__(
         self, database: Database, writer: Writer, store: ObjectStore, clock: Clock, *, retention_days: float
     ) -> None:
-        """`retention_days` 0 keeps images forever. Orphaned objects are removed in any case."""
+        """`retention_days` 0 keeps images forever. Uploads and orphaned objects are removed in any case."""
+        self._inputs = JobInputs(database, writer, store, clock)
         self._database = database
         self._writer = writer
         self._store = store
@@ -187,6 +210,7 @@ class ImageSweeper:
         next_orphans_s = 0.0
         while True:
             try:
+                await self._inputs.sweep()
                 await self.sweep()
                 if self._clock.steady_s() >= next_orphans_s:
                     next_orphans_s = self._clock.steady_s() + ORPHANS_EVERY_S
@@ -244,10 +268,12 @@ class JobView(msgspec.Struct, frozen=True):
     message: str
     seed: int
     progress: float
-    #: The model that generated the image once there is one; before that, the requested name.
+    #: A stand-in's own name, else the requested one.
     model: str
     generation: str
     code: str | None = None
+    #: A stand-in generates the image.
+    demo: bool | None = None
 
 
 def job_view(job: ImageJob, links: Links) -> JobView:
@@ -255,22 +281,21 @@ def job_view(job: ImageJob, links: Links) -> JobView:
     status, message, code = _status(job)
     return JobView(
         status=status,
-        image_url=links.link(job.job_id) if status == "success" else None,
+        image_url=links.link(job.job_id, job.output_format) if status == "success" else None,
         message=message,
         seed=job.seed,
         progress=round(job.progress, 4),
-        model=job.served_model or job.model,
+        model=job.shown_model or job.model,
         generation=job.generation,
         code=code,
+        demo=job.is_demo or None,
     )
 
 
 def job_json(job: ImageJob, links: Links) -> dict[str, Any]:
-    """Return the same as a JSON object, without `code` if there is none."""
+    """Return the same as a JSON object, without `code` and `demo` if there is none."""
     fields: dict[str, Any] = msgspec.to_builtins(job_view(job, links))
-    if fields["code"] is None:
-        del fields["code"]
-    return fields
+    return {name: value for name, value in fields.items() if value is not None or name not in ("code", "demo")}
 
 
 def _status(job: ImageJob) -> tuple[JobStatus, str, str | None]:

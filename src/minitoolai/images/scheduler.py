@@ -13,18 +13,19 @@ from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 
+from minitoolai.accounts.keys import barred_outcome
+from minitoolai.billing.job_leases import LEASE_MS
 from minitoolai.core.backoff import Backoff
 from minitoolai.core.clock import jitter_s
 from minitoolai.core.errors import EngineError, Overloaded, StoreError
 from minitoolai.engines.protocols import ImageEngine
 from minitoolai.images.attempt import JobAttempt, JobServices
-from minitoolai.storage import jobs
 from minitoolai.storage.database import Connection
-from minitoolai.storage.jobs import ClaimedJob, WaitingJob
+from minitoolai.storage.tables import accounts, jobs
+from minitoolai.storage.tables.jobs import ClaimedJob, WaitingJob
 
 log = logging.getLogger(__name__)
 
-LEASE_MS = 20_000
 #: Poll the queue this often without a notification: a safety net for a single process, needed if others write to it.
 POLL_SINGLE_PROCESS_EVERY_S, POLL_EVERY_S = 2.0, 0.5
 #: Poll this often while the engine is restarting.
@@ -231,13 +232,18 @@ class JobClaimer:
         """Claim these jobs under a lease and start an attempt at each one that no other process claimed first."""
         state, now_ms = self._state, self._services.clock.lease_ms()
 
-        def change(connection: Connection) -> list[ClaimedJob]:
-            return jobs.claim(connection, ids, worker=state.name, now_ms=now_ms, lease_ms=LEASE_MS)
+        def change(connection: Connection) -> tuple[list[ClaimedJob], dict[int, bool]]:
+            claimed = jobs.claim(connection, ids, worker=state.name, now_ms=now_ms, lease_ms=LEASE_MS)
+            return claimed, accounts.barred_holds(connection, [job.id for job in claimed])
 
         state.claiming += 1
         try:
-            for job in await self._services.writer.run(change):
+            claimed, barred = await self._services.writer.run(change)
+            for job in claimed:
                 attempt = self._begin(job, self._engine)
+                if job.id in barred:
+                    # Its task has not begun yet, so nothing is drawn.
+                    attempt.refusal = barred_outcome(barred[job.id])
                 self._loaded_key = attempt.key
                 assert attempt.task is not None
                 attempt.task.add_done_callback(partial(self._record_outcome, attempt))

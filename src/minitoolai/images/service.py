@@ -7,26 +7,31 @@ one process, through `JobEvents`.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Mapping
 
 import msgspec
 
 from minitoolai.billing.charging import Charging, image_job_bound
-from minitoolai.core.catalog import Catalog, ImageModel
+from minitoolai.core.catalog.catalog import Catalog, ImageModel
 from minitoolai.core.clock import generation_name, random_number
-from minitoolai.core.errors import InsufficientBalance, NotFound, Overloaded, ServiceError, StoreError
+from minitoolai.core.errors import InsufficientBalance, InvalidRequest, NotFound, Overloaded, ServiceError, StoreError
 from minitoolai.core.in_flight import InFlight
-from minitoolai.core.inference import ImageJob, ImageJobRequest, SubmittedJob, decode_image_job_request
+from minitoolai.core.inference import EditInputs, ImageJob, ImageJobRequest, SubmittedJob, decode_image_job_request
 from minitoolai.core.models import Caller, NewGeneration, Outcome
-from minitoolai.core.money import format_dollars
+from minitoolai.core.money import short_dollars
 from minitoolai.core.signing import UrlSigner
-from minitoolai.core.tracing import request_parent
+from minitoolai.core.telemetry.tracing import request_parent
+from minitoolai.engines.images.codec import EDITS
 from minitoolai.engines.protocols import ImageEngine
+from minitoolai.http.validation import shortened
 from minitoolai.images.attempt import JobServices
 from minitoolai.images.moderation import PromptPolicy
 from minitoolai.ledger.types import Settle
-from minitoolai.storage import accounts, jobs
+from minitoolai.storage.tables import jobs, purses
 
+#: Values of `quality` that every model accepts, as if it was left out.
+_USUAL_QUALITIES = ("auto", "standard")
 #: Seeds as in AUTOMATIC1111.
 SEED_BITS = 32
 #: Job IDs fit exactly into a JSON number of every client.
@@ -36,6 +41,7 @@ SIGNATURE_PURPOSE = "image-job"
 #: Read the row of a watched job this often: its queue position and the progress in other processes send no event.
 POLL_EVERY_S = 0.5
 
+log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -58,6 +64,7 @@ class ImageService:
         queue_limit: int,
     ) -> None:
         """`queue_limit` is the largest number of queued jobs per account."""
+        self.stand_ins = services.stand_ins
         self.catalog = catalog
         self.engines = engines
         self.in_flight = in_flight
@@ -71,81 +78,137 @@ class ImageService:
 
     # ── engines ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def engine_for(self, model: ImageModel) -> ImageEngine | None:
-        """Return the first of the model's engines that is ready, in this process or another."""
-        return next((self.engines[name] for name in model.engines if self._is_available(name, model.name)), None)
+    def engine_for(self, model: ImageModel, images: int = 0) -> ImageEngine | None:
+        """Return the first of the model's engines that is ready, in this process or another.
 
-    def _is_available(self, engine: str, model: str) -> bool:
+        `images`: how many uploaded images it must be able to change.
+        """
+        return next(
+            (self.engines[name] for name in model.engines if self._is_available(name, model.name, images)), None
+        )
+
+    def check_images(self, name: str, images: int) -> None:
+        """Raise InvalidRequest if no engine of a model could change so many images, ready or not."""
+        model = self.catalog.image_model(name)
+        most = max((self.engines[engine].max_images for engine in model.engines), default=0)
+        if images > most > 0:
+            raise InvalidRequest(
+                f"image was sent {images} times; {model.name} takes {most if most > 1 else 'one'}", param="image"
+            )
+        if images > most:
+            raise InvalidRequest(f"{model.name} only draws from words; choose another model", param="model")
+
+    def _is_available(self, engine: str, model: str, images: int) -> bool:
+        if self.stand_ins.refuses(engine, model) or self.engines[engine].max_images < images:
+            return False
         if self.engines[engine].why_not_ready(model) is None:
             return True
         return model in self._events.available_models.get(engine, ())
 
     def why_no_engine(self, model: ImageModel) -> str:
         """Return why none of the model's engines is ready."""
-        return "; ".join(f"{name}: {self.engines[name].why_not_ready(model.name)}" for name in model.engines)
+        return "; ".join(f"{name}: {self.why_not(name, model.name)}" for name in model.engines)
+
+    def why_not(self, engine: str, model: str) -> str | None:
+        """Return None if the engine can serve this model in this process, else the reason, for the operator."""
+        return self.stand_ins.why_refused(engine, model) or self.engines[engine].why_not_ready(model)
+
+    def price_of(self, model: ImageModel, request: ImageJobRequest, engine: ImageEngine | None) -> int:
+        """Return the price of one image in nano-dollars."""
+        if engine is not None and self.stand_ins.is_free(engine.name, model.name):
+            return 0
+        return model.price_of(f"{request.width}x{request.height}", request.quality)
 
     # ── submitting ────────────────────────────────────────────────────────────────────────────────────────
 
-    async def submit(self, caller: Caller, request: ImageJobRequest) -> SubmittedJob:
-        """Hold the price and queue the job, in one commit.
+    async def submit(self, caller: Caller, request: ImageJobRequest, inputs: EditInputs | None = None) -> SubmittedJob:
+        """Hold the price and queue the job, in one commit. `inputs`: the images that it changes.
 
         Raises ModelNotFound, ContentRefused, InsufficientBalance, RateLimited if the account's queue is full, and
         Overloaded if no engine is ready.
         """
         try:
-            return await self._submit(caller, request)
+            return await self._submit(caller, request, inputs)
         except ServiceError as error:
-            if error.is_fault and (model := self.catalog.images.get(request.model)) is not None:
-                engine = self.engine_for(model)
+            if error.is_fault:
+                model = self.catalog.image_model(request.model)
+                engine = self.engine_for(model, _count(request, inputs))
                 self._charging.count_refusal(model.engines[0] if engine is None else engine.name, model.name, error)
             raise
 
-    async def _submit(self, caller: Caller, request: ImageJobRequest) -> SubmittedJob:
+    async def _submit(self, caller: Caller, request: ImageJobRequest, inputs: EditInputs | None) -> SubmittedJob:
         self.in_flight.check_open()
-        model = self.catalog.image_model(request.model)
-        engine = self.engine_for(model)
+        model = self.catalog.of_group(caller.price_group).image_model(request.model)
+        engine = self.engine_for(model, _count(request, inputs))
         if engine is None:
-            raise Overloaded(
-                f"{model.name} is temporarily unavailable ({self.why_no_engine(model)}); try again later",
-                retry_after_s=30,
-            )
+            self.stand_ins.unavailable.add(model.name, self.why_no_engine(model))
+            raise Overloaded(f"{model.name} is not available at the moment; try again later", retry_after_s=30)
         await self._policy.check(request.prompt, request.negative_prompt)
+        if request.model != model.name:
+            request = msgspec.structs.replace(request, model=model.name)
         if self._services.spans is not None:
             request = msgspec.structs.replace(request, trace=request_parent())
+        request = _with_quality(request, model)
+        job_id = 1 + random_number(JOB_ID_BITS - 1)
+        if inputs is None:
+            return await self._reserve(caller, request, model, engine, job_id)
+        uploads = self._services.inputs
+        try:
+            request = await uploads.put(job_id, request, inputs)
+            return await self._reserve(caller, request, model, engine, job_id)
+        except StoreError as error:
+            await uploads.delete(job_id)
+            log.error("the uploads of a job could not be stored: %s", error)
+            raise Overloaded("the image could not be stored; try again", retry_after_s=5) from error
+        except ServiceError:
+            await uploads.delete(job_id)
+            raise
+
+    async def _reserve(
+        self, caller: Caller, request: ImageJobRequest, model: ImageModel, engine: ImageEngine, job_id: int
+    ) -> SubmittedJob:
+        size = f"{request.width}x{request.height}"
+        price = self.price_of(model, request, engine)
         generation = NewGeneration(
             "image",
             model.name,
             engine.name,
             0,
-            model.price,
+            price,
             "queued",
             request=_encode(request).decode(),
             seed=random_number(SEED_BITS) if request.seed is None else request.seed,
-            size=f"{request.width}x{request.height}",
+            size=size,
             webhook_url=request.webhook_url,
         )
         reservation = await self._charging.reserve(
             caller,
-            image_job_bound(model.price),
+            image_job_bound(price),
             generation,
-            hold_id=1 + random_number(JOB_ID_BITS - 1),
+            hold_id=job_id,
             queue_limit=self._queue_limit,
         )
         self._events.notify_queued()
         return SubmittedJob(reservation.hold_id, self._signer.sign(SIGNATURE_PURPOSE, str(reservation.hold_id)))
 
-    async def check_balance(self, caller: Caller, model: str, count: int) -> None:
-        """Raise InsufficientBalance unless the account can pay for `count` images.
+    async def check_balance(self, caller: Caller, request: ImageJobRequest, count: int) -> None:
+        """Raise InsufficientBalance unless the account can pay for `count` images like this one.
 
         Each image has a hold of its own; this refuses all of them before the first is generated.
         """
-        needed = count * self.catalog.image_model(model).price
-        balance = await self._services.database.read_async(accounts.balance_of, caller.account_id)
-        available = balance.available
-        if available < needed:
+        model = self.catalog.of_group(caller.price_group).image_model(request.model)
+        request = _with_quality(request, model)
+        price = self.price_of(model, request, self.engine_for(model, 1 if request.task in EDITS else 0))
+        needed = count * price
+        # Each image is held on the plan's credit or on the balance, never on both.
+        wallets = await self._services.database.read_async(
+            purses.wallets, caller.account_id, self._services.clock.now_ms()
+        )
+        available = sum(wallets)
+        if price and sum(max(left, 0) // price for left in wallets) < count:
+            what, remedy = (f"n: {count} images cost", ", or lower n") if count > 1 else ("this image costs", "")
             raise InsufficientBalance(
-                f"n: {count} images cost ${format_dollars(needed)}, but only ${format_dollars(available)} is "
-                "available; top up, or lower n",
+                f"{what} ${short_dollars(needed)}, but only ${short_dollars(available)} is available; top up{remedy}",
                 needed=needed,
                 available=available,
             )
@@ -177,11 +240,14 @@ class ImageService:
             model=row.model,
             engine=row.engine,
             served_model=row.served_model,
+            shown_model=self.stand_ins.shown_model(row.model, row.engine, row.served_model),
+            is_demo=self.stand_ins.is_stand_in(row.engine, row.model),
             object=row.result,
             error_code=row.error_code,
             error=row.error,
             width=request.width,
             height=request.height,
+            output_format=request.output_format,
             created_ms=row.created_ms,
             finished_ms=row.finished_ms,
         )
@@ -245,11 +311,17 @@ class ImageService:
         except StoreError as error:
             raise Overloaded("the job could not be cancelled; try again", retry_after_s=5) from error
         self._events.stop(job_id)
+        await self._services.inputs.delete(job_id)
         return await self.find(job_id)
 
     def _check_signature(self, job_id: int, signature: str) -> None:
         if not self._signer.verify(SIGNATURE_PURPOSE, str(job_id), signature):
             raise _not_found()
+
+
+def _count(request: ImageJobRequest, inputs: EditInputs | None) -> int:
+    """Return how many images the engine of a job has to change. Enlarging needs no engine."""
+    return len(inputs.images) if inputs is not None and request.task in EDITS else 0
 
 
 def _request_of_erased(row: jobs.JobDetails) -> ImageJobRequest:
@@ -264,6 +336,17 @@ async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:
             await event.wait()
     except TimeoutError:
         return
+
+
+def _with_quality(request: ImageJobRequest, model: ImageModel) -> ImageJobRequest:
+    """Return the request with its quality if the model has it. Raise InvalidRequest if it has another one only."""
+    quality, known = request.quality, model.qualities
+    if not quality or quality in known:
+        return request
+    if quality in _USUAL_QUALITIES:
+        return msgspec.structs.replace(request, quality="")
+    remedy = f"it may be {', '.join(known)}" if known else f"{model.name} has one quality; leave it out"
+    raise InvalidRequest(f"quality is {shortened(quality)}; {remedy}", param="quality")
 
 
 def _not_found() -> NotFound:

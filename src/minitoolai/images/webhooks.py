@@ -1,4 +1,4 @@
-"""Webhooks for finished image jobs: signed, retried for a day, logged.
+"""Webhooks for finished image jobs and notices: signed, retried for a day, logged.
 
 The format is that of standardwebhooks.com, so that receivers can use an existing library. Messages come from the
 transactional outbox that is written in the commit that ends a job. Delivery is at least once: a receiver recognizes
@@ -29,10 +29,12 @@ from minitoolai.core.models import Caller
 from minitoolai.core.signing import all_keys
 from minitoolai.http.auth import authenticate
 from minitoolai.http.routing import json_response, reads
+from minitoolai.http.validation import check_query
 from minitoolai.images.results import Links, job_json
-from minitoolai.storage import outbox
 from minitoolai.storage.database import Database
-from minitoolai.storage.outbox import DeliveryAttempt, LoggedMessage, WebhookMessage
+from minitoolai.storage.selling.notices import Notice, find_notice
+from minitoolai.storage.tables import outbox
+from minitoolai.storage.tables.outbox import DeliveryAttempt, LoggedMessage, WebhookMessage
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -89,6 +91,23 @@ def webhook_event(job: ImageJob, links: Links) -> dict[str, Any]:
         "created_at": (job.finished_ms or job.created_ms) // 1000,
         "data": {"jobid": job.job_id, **job_json(job, links)},
     }
+
+
+def notice_event(notice: Notice) -> dict[str, Any]:
+    """Return the body of the webhook of a notice, such as `balance.low`."""
+    return {
+        "id": _event_id(None, notice.id),
+        "type": notice.type,
+        "created_at": notice.created_ms // 1000,
+        "data": msgspec.json.decode(notice.data),
+    }
+
+
+def _event_id(generation_id: int | None, notice_id: int | None) -> str:
+    """Return the ID of an event: `evt-gen-…` of a job, `evt-ntc-…` of a notice."""
+    if generation_id is not None:
+        return f"evt-{generation_name(generation_id)}"
+    return f"evt-ntc-{generation_name(notice_id or 0).removeprefix('gen-')}"
 
 
 # ── delivery ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -204,7 +223,7 @@ class WebhookDeliverer:
             # 410 Gone: the receiver asks not to be called again.
             is_final = status == 410
         except NotFound:
-            error, is_final = "the job has been deleted", True
+            error, is_final = "the job or notice has been deleted", True
         except Overloaded as failure:
             raise StoreError(failure.message) from failure
         except ServiceError as failure:
@@ -218,8 +237,7 @@ class WebhookDeliverer:
         )
 
     async def _send(self, message: WebhookMessage, now_ms: int) -> int:
-        job = await self._find_job(message.generation_id)
-        event = webhook_event(job, self._links)
+        event = await self._event(message)
         timestamp = str(now_ms // 1000)
         body = msgspec.json.encode(event)
         headers = {
@@ -229,6 +247,14 @@ class WebhookDeliverer:
             "webhook-signature": self._secrets.sign(message.account_id, event["id"], timestamp, body),
         }
         return await self._post(message.url, body, headers)
+
+    async def _event(self, message: WebhookMessage) -> dict[str, Any]:
+        if message.generation_id is not None:
+            return webhook_event(await self._find_job(message.generation_id), self._links)
+        notice = await self._database.read_async(find_notice, message.notice_id or 0)
+        if notice is None:
+            raise NotFound("the notice has been deleted")
+        return notice_event(notice)
 
     def _next_state(self, message: WebhookMessage, status: int | None, is_final: bool) -> tuple[str, int]:
         """Return the state of the message and the time of its next attempt."""
@@ -262,7 +288,8 @@ class WebhookLog:
 
         Raises InvalidRequest for an ID that no event can have, Overloaded if the database does not respond.
         """
-        number = None if before is None else parse_generation_name(before.removeprefix("evt-"))
+        name = None if before is None else before.removeprefix("evt-").replace("ntc-", "gen-", 1)
+        number = None if name is None else parse_generation_name(name)
         if before is not None and number is None:
             raise InvalidRequest("before must be the id of an event in this list, like evt-gen-…", param="before")
         try:
@@ -280,6 +307,7 @@ class WebhookLog:
 async def webhooks(request: Request) -> Response:
     """Return the account's signing secret and its deliveries, newest first, a hundred at a time."""
     caller = await authenticate(request.scope, request.app.state.key_verifier)
+    check_query(request.query_params, "before")
     webhook_log = cast(WebhookLog, request.app.state.webhook_log)
     page = await webhook_log.read(caller, request.query_params.get("before"))
     return json_response(page, headers={"cache-control": "no-store"})
@@ -287,9 +315,9 @@ async def webhooks(request: Request) -> Response:
 
 def _message_json(message: LoggedMessage) -> dict[str, Any]:
     return {
-        "id": f"evt-{generation_name(message.generation_id)}",
+        "id": _event_id(message.generation_id, message.notice_id),
         "object": "webhook",
-        "generation": generation_name(message.generation_id),
+        "generation": None if message.generation_id is None else generation_name(message.generation_id),
         "url": message.url,
         "state": message.state,
         "created_at": _iso(message.created_ms),

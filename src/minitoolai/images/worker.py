@@ -12,27 +12,22 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 
-from minitoolai.core.catalog import Catalog
-from minitoolai.core.clock import MS_PER_DAY, generation_name
+from minitoolai.accounts.keys import barred_outcome
+from minitoolai.accounts.revocation import CHECK_EVERY_S
+from minitoolai.billing.job_leases import RENEW_EVERY_S, SWEEP_EVERY_S, JobLeases
+from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.errors import Overloaded, StoreError
-from minitoolai.core.models import Outcome
 from minitoolai.engines.protocols import ImageEngine
-from minitoolai.images.attempt import MAX_FAILURES, JobAttempt, JobServices
-from minitoolai.images.scheduler import LEASE_MS, JobClaimer, WorkerState
-from minitoolai.ledger.types import Requeue, Requeued, Result, Settle, Settled
-from minitoolai.storage import jobs
-from minitoolai.storage.jobs import ClaimedJob, StaleJob
+from minitoolai.images.attempt import JobAttempt, JobServices
+from minitoolai.images.scheduler import JobClaimer, WorkerState
+from minitoolai.storage.tables import accounts, jobs
+from minitoolai.storage.tables.jobs import ClaimedJob
 
 log = logging.getLogger(__name__)
 
-RENEW_EVERY_S = 4.0
 #: If other processes read the rows, write changed steps this often.
 WRITE_STEPS_EVERY_S = 0.25
-SWEEP_EVERY_S = 5.0
 REGISTER_EVERY_S = 5.0
-#: Fail jobs that have waited this long without a worker that can run them.
-MAX_WAIT_MS = MS_PER_DAY
-FOREVER_MS = 2**62
 
 
 class ImageWorker:
@@ -46,6 +41,10 @@ class ImageWorker:
         self._catalog = catalog
         self._engines = engines
         self._services = services
+        self._leases = JobLeases(
+            "image", services.database, services.writer, services.clock, services.meters,
+            jobs.expired_leases, jobs.jobs_waiting_since,
+        )  # fmt: skip
         #: The last step of each job that is in its row.
         self._written_steps: dict[int, int] = {}
 
@@ -62,6 +61,7 @@ class ImageWorker:
                 group.create_task(claimer.run())
             group.create_task(self._renew_leases())
             group.create_task(self._sweep())
+            group.create_task(self._watch_barred())
             if not self.state.single_process:
                 group.create_task(self._register())
 
@@ -159,11 +159,8 @@ class ImageWorker:
 
     async def _renew(self, attempts: list[JobAttempt]) -> None:
         renewals = [jobs.LeaseRenewal(attempt.job.id, attempt.job.attempt, attempt.step) for attempt in attempts]
-        lease_until_ms = self._services.clock.lease_ms() + LEASE_MS
         try:
-            lost: set[int] = await self._services.writer.run(
-                lambda connection: jobs.renew_leases(connection, renewals, lease_until_ms)
-            )
+            lost = await self._leases.renew(renewals)
         except (StoreError, Overloaded) as error:
             log.warning("renewing %d leases failed, will retry: %s", len(attempts), error)
             return
@@ -180,70 +177,33 @@ class ImageWorker:
 
         `include_unexpired` is for the start of the only process on a database: no other process can hold a lease.
         """
-        database, clock = self._services.database, self._services.clock
-        if database.is_shared and not include_unexpired:
-            await database.read_async(database.sync_time)
-        before_ms = FOREVER_MS if include_unexpired else clock.lease_ms()
-        expired = await database.read_async(jobs.expired_leases, before_ms)
-        abandoned = [job for job in expired if job.id not in self.state.attempts]
-        futures = [self._services.writer.submit(self._requeue(job, forced=include_unexpired)) for job in abandoned]
-        results = await asyncio.gather(*(future for future in futures if future is not None))
-        for job, result in zip(abandoned, results, strict=True):
-            if isinstance(result, Settled) and not result.repeated:
-                self._count_failed(job, Outcome("failed", error_code="interrupted"))
-        requeued = sum(isinstance(result, Requeued) for result in results)
-        failed = sum(isinstance(result, Settled) for result in results)
-        if requeued or failed:
-            log.warning("requeued %d jobs with expired leases (%d failed permanently)", requeued, failed)
+        recovered = await self._leases.recover(self.state.attempts, include_unexpired=include_unexpired)
+        if recovered:
             self.events.notify_queued()
-        return requeued + failed
-
-    def _count_failed(self, job: StaleJob, outcome: Outcome, charge: asyncio.Future[Result] | None = None) -> None:
-        now_ms = self._services.clock.now_ms()
-        self._services.meters.ended(
-            "image", job.model, job.id, outcome, 0, now_ms, charge, engine=job.engine, began_ms=job.created_ms
-        )
-
-    def _requeue(self, job: StaleJob, *, forced: bool) -> Requeue:
-        message = f"the job was interrupted {MAX_FAILURES} times"
-        now_ms, lease_now_ms = self._services.clock.now_ms(), self._services.clock.lease_ms()
-        return Requeue(
-            job.id,
-            job.account_id,
-            job.attempt,
-            now_ms,
-            "lapsed",
-            MAX_FAILURES,
-            "interrupted",
-            message,
-            forced,
-            lease_now_ms,
-        )
-
-    async def _fail_expired(self) -> None:
-        """Fail jobs that waited too long for an engine, and release their holds."""
-        now_ms = self._services.clock.now_ms()
-        error = "no worker could run this model within 24 hours"
-        outcome = Outcome(state="failed", error_code="expired", error=error)
-        for job in await self._services.database.read_async(jobs.jobs_waiting_since, now_ms - MAX_WAIT_MS):
-            log.warning(
-                "generation %s: job %d of model %s failed at %s (expired): no worker could run it for 24 hours",
-                generation_name(job.id),
-                job.id,
-                job.model,
-                job.engine,
-            )
-            self._count_failed(
-                job, outcome, self._services.writer.submit(Settle(job.id, job.account_id, 0, now_ms, outcome))
-            )
+        return recovered
 
     async def _sweep(self) -> None:
         while True:
             try:
                 await self.recover()
-                await self._fail_expired()
+                await self._leases.fail_waiting()
+                await self._leases.fail_barred()
             except (StoreError, Overloaded) as error:
                 log.warning("the sweep for expired leases failed, will retry: %s", error)
             except Exception:
                 log.exception("the sweep for expired leases failed unexpectedly, will retry")
             await asyncio.sleep(SWEEP_EVERY_S)
+
+    async def _watch_barred(self) -> None:
+        """End the attempts whose key was revoked or whose account was suspended. A failed check is retried."""
+        while True:
+            await asyncio.sleep(CHECK_EVERY_S)
+            ids = list(self.state.attempts)
+            try:
+                barred = await self._services.database.read_async(accounts.barred_holds, ids) if ids else {}
+            except (StoreError, Overloaded) as error:
+                log.warning("check of %d jobs for revoked keys failed, will retry: %s", len(ids), error)
+                continue
+            for job_id, is_suspended in barred.items():
+                if (attempt := self.state.attempts.get(job_id)) is not None:
+                    attempt.refuse(barred_outcome(is_suspended))

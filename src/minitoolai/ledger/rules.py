@@ -6,28 +6,42 @@ behind us" nothing may fail. See docs/ledger.md.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from minitoolai.core.models import Outcome, Period, period_ids
+from minitoolai.core.plans import PlanWindow
 from minitoolai.ledger.types import (
     FUNDING,
     REVENUE,
     AccountState,
+    Bought,
+    BuyPlan,
     Checkpoint,
     Credit,
     Credited,
     DuplicateRequest,
+    ExpireCredit,
+    Expired,
     Held,
     HoldState,
     IdempotencyClaimState,
     InsufficientFunds,
     JobState,
     LedgerState,
+    NewRefund,
     NewTransfer,
+    NotRefundable,
     Operation,
     OverBudget,
     PlaceHold,
+    PlanRunning,
+    PurseState,
     QueueFull,
     QueueState,
     Recover,
+    Refund,
+    Refunded,
+    RefundState,
     Renewed,
     Requeue,
     Requeued,
@@ -59,6 +73,12 @@ def decide(state: LedgerState, operation: Operation) -> Result:
             return _credit(state, operation)
         case Reverse():
             return _reverse(state, operation)
+        case Refund():
+            return _refund(state, operation)
+        case BuyPlan():
+            return _buy_plan(state, operation)
+        case ExpireCredit():
+            return _expire_credit(state, operation)
 
 
 def _place_hold(state: LedgerState, operation: PlaceHold) -> Result:
@@ -77,23 +97,37 @@ def _place_hold(state: LedgerState, operation: PlaceHold) -> Result:
         return DuplicateRequest()
     units = operation.units
     amount = operation.base + units * operation.unit
-    available, period = _spendable(state, operation, account)
-    if amount > available:
+    budget_left, period = _budget_left(state, operation)
+    wanted = amount if budget_left is None else min(amount, budget_left)
+    # What is free needs no credit: an empty purse does not pay for it either.
+    wallet = _choose_wallet(state, operation, account, wanted) if amount else _balance_of(account)
+    available = wallet.left
+    if budget_left is not None and budget_left < available:
+        available = budget_left
+    else:
+        period = None
+    # A free request needs no money, even if its budget was lowered below the amount already spent.
+    if amount > max(available, 0):
         # Grant as many units as the money buys. A price that does not depend on units cannot be reduced.
         units = (available - operation.base) // operation.unit if operation.unit else -1
         if units < operation.least_units:
             needed = operation.base + operation.least_units * operation.unit
-            return InsufficientFunds(needed, available) if period is None else OverBudget(period, needed, available)
+            if period is not None:
+                return OverBudget(period, needed, available)
+            return InsufficientFunds(needed, available, wallet.window)
         amount = operation.base + units * operation.unit
     if operation.queue_limit is not None and (full := _join_queue(state, operation, operation.queue_limit)) is not None:
         return full
-    assert amount > 0, "a hold has a positive amount"
-    assert account.posted - account.held >= amount, "a hold never exceeds what is available"
+    assert amount >= 0, "a hold is never negative"
+    payer = wallet.account
+    assert payer.posted - payer.held >= amount, "a hold never exceeds what is available"
     # Every check is behind us.
-    account.held += amount
-    account.dirty = True
+    payer.held += amount
+    payer.dirty = True
     hold = HoldState(operation.account_id, amount, lease_until_ms=operation.lease_until_ms, kind=operation.kind)
+    hold.purse_id = wallet.purse_id
     state.holds[operation.hold_id] = hold
+    _count_in_windows(state, hold, operation.now_ms, amount)
     if operation.budget is not None:
         hold.budget_id, hold.budget_ms = operation.budget.id, operation.now_ms
         _count_spending(state, hold, amount)
@@ -105,15 +139,69 @@ def _place_hold(state: LedgerState, operation: PlaceHold) -> Result:
     return Held(amount, units)
 
 
-def _spendable(state: LedgerState, operation: PlaceHold, account: AccountState) -> tuple[int, Period | None]:
-    """Return the spendable amount and the budget period that limits it, or None if the balance does."""
-    left: int = account.available
+class _Wallet(NamedTuple):
+    """What pays for a hold: the balance, or a purse. It may spend `left` now.
+
+    `window`: the one that keeps the account from spending all credit of its plan.
+    """
+
+    purse_id: int | None
+    account: AccountState
+    left: int
+    window: PlanWindow | None
+
+
+def _balance_of(account: AccountState) -> _Wallet:
+    return _Wallet(None, account, account.available, None)
+
+
+def _choose_wallet(state: LedgerState, operation: PlaceHold, account: AccountState, wanted: int) -> _Wallet:
+    """Return the plan's purse, or the balance if that has more and the plan's credit does not cover all of `wanted`."""
+    purse_id = _open_purse(state, operation.account_id, operation.now_ms)
+    if purse_id is None:
+        return _balance_of(account)
+    credit = state.accounts[purse_id]
+    left, tightest = credit.available, None
+    for name, window, limit in state.purses[purse_id].windows_at(purse_id, operation.now_ms):
+        room = limit - state.windows[name].used
+        if room < left:
+            left, tightest = room, window
+    if left < wanted and left < account.available:
+        return _Wallet(None, account, account.available, tightest)
+    return _Wallet(purse_id, credit, left, tightest)
+
+
+def _open_purse(state: LedgerState, owner_id: int, now_ms: int) -> int | None:
+    """Return the purse that pays for this account now."""
+    for purse_id, purse in state.purses.items():
+        if purse.owner_id == owner_id and purse.is_open(now_ms):
+            return purse_id
+    return None
+
+
+def _count_in_windows(state: LedgerState, hold: HoldState, placed_ms: int, change: int) -> None:
+    """Add to the spending in the windows in which a purse's hold was placed. Windows already deleted are skipped."""
+    if hold.purse_id is None:
+        return
+    for name, _, _ in state.purses[hold.purse_id].windows_at(hold.purse_id, placed_ms):
+        spending = state.windows.get(name)
+        if spending is not None:
+            spending.used += change
+            spending.dirty = True
+
+
+def _budget_left(state: LedgerState, operation: PlaceHold) -> tuple[int | None, Period | None]:
+    """Return what the budget of the key leaves to spend, and in which period. None if there is no limit."""
+    left: int | None = None
     tightest: Period | None = None
     if operation.budget is not None:
         for period, name in period_ids(operation.budget.id, operation.now_ms).items():
             limit = operation.budget.limit(period)
-            if limit is not None and limit - state.spending[name].used < left:
-                left, tightest = limit - state.spending[name].used, period
+            if limit is None:
+                continue
+            room = limit - state.spending[name].used
+            if left is None or room < left:
+                left, tightest = room, period
     return left, tightest
 
 
@@ -202,6 +290,8 @@ def _checkpoint(state: LedgerState, operation: Checkpoint) -> Result:
     hold.progress = max(hold.progress, min(operation.progress, hold.amount))
     hold.lease_until_ms = max(hold.lease_until_ms or 0, operation.lease_until_ms)
     hold.dirty = True
+    if operation.serving is not None:
+        state.serving[operation.hold_id] = operation.serving
     return Renewed()
 
 
@@ -230,6 +320,9 @@ def _close_hold(
     """Capture the part of the cost that the hold covers, release the remainder, and record any shortfall."""
     assert cost >= 0, "a cost is never negative"
     captured = min(cost, hold.amount)
+    payer_id = hold.account_id
+    if hold.purse_id is not None:
+        payer_id, account = hold.purse_id, state.accounts[hold.purse_id]
     assert account.held >= hold.amount, "held is the sum of pending holds, this one among them"
     # Every check is behind us.
     account.held -= hold.amount
@@ -238,14 +331,18 @@ def _close_hold(
     hold.settled = captured
     hold.shortfall = cost - captured
     hold.dirty = True
+    if outcome.serving is not None:
+        state.serving[hold_id] = outcome.serving
     _count_spending(state, hold, captured - hold.amount)
+    if hold.purse_id is not None:
+        _count_in_windows(state, hold, state.work_of(hold_id).created_ms, captured - hold.amount)
     if captured:
         account.posted -= captured
         _transfer(
             state,
             account,
             "usage",
-            debit=hold.account_id,
+            debit=payer_id,
             credit=REVENUE,
             amount=captured,
             now_ms=now_ms,
@@ -306,6 +403,151 @@ def _reverse(state: LedgerState, operation: Reverse) -> Result:
         reason=operation.reason,
     )
     return Reversed(account.posted, taken)
+
+
+def _refund(state: LedgerState, operation: Refund) -> Result:
+    hold = state.holds.get(operation.hold_id)
+    account = state.accounts.get(operation.account_id)
+    if hold is None or account is None or hold.account_id != operation.account_id:
+        return UnknownAccountOrHold()
+    given = state.refunds.setdefault(operation.hold_id, RefundState())
+    if operation.external_ref in state.known_references:
+        return Refunded(account.posted, 0, given.total, repeated=True)
+    if hold.state == "pending":
+        return NotRefundable(0, is_pending=True)
+    left = hold.settled - given.total
+    amount = left if operation.amount is None else operation.amount
+    if amount > left or not left:
+        return NotRefundable(left)
+    assert amount > 0, "a refund gives"
+    assert given.total + amount <= hold.settled, "refunds never exceed what the hold took"
+    # Every check is behind us.
+    account.posted += amount
+    account.dirty = True
+    given.count += 1
+    given.total += amount
+    state.known_references.add(operation.external_ref)
+    state.new_refunds.append(
+        NewRefund(
+            hold_id=operation.hold_id,
+            number=given.count,
+            account_id=operation.account_id,
+            external_ref=operation.external_ref,
+            amount=amount,
+            total=given.total,
+            cost=hold.settled,
+        )
+    )
+    _transfer(
+        state,
+        account,
+        "usage_refund",
+        debit=REVENUE,
+        credit=operation.account_id,
+        amount=amount,
+        now_ms=operation.now_ms,
+        external_ref=operation.external_ref,
+        reason=operation.reason,
+    )
+    return Refunded(account.posted, amount, given.total)
+
+
+def _buy_plan(state: LedgerState, operation: BuyPlan) -> Result:
+    account = state.accounts.get(operation.account_id)
+    purse = state.purses.get(operation.purse_id)
+    if account is None or purse is None or purse.owner_id != operation.account_id:
+        return UnknownAccountOrHold()
+    if operation.external_ref in state.known_references:
+        return Bought(account.posted, repeated=True)
+    refunded = 0
+    if operation.replaces is not None:
+        replaced = state.purses.get(operation.replaces)
+        if replaced is None or replaced.owner_id != operation.account_id:
+            return UnknownAccountOrHold()
+        refunded = unused_part(replaced, state.accounts[operation.replaces].available, operation.now_ms)
+    available = account.available + refunded
+    if operation.price > available:
+        return InsufficientFunds(operation.price, available)
+    assert operation.price >= 0, "a price is never negative"
+    assert operation.credit > 0, "a plan gives credit"
+    credit = state.accounts[operation.purse_id]
+    assert credit.version == 0, "a purse is filled once"
+    # Every check is behind us.
+    state.known_references.add(operation.external_ref)
+    if operation.replaces is not None:
+        replaced = state.purses[operation.replaces]
+        replaced.ends_ms = min(replaced.ends_ms, max(operation.now_ms, replaced.begins_ms))
+        replaced.dirty = True
+        _expire_available(state, operation.replaces, replaced, operation.now_ms)
+    reference, reason, now_ms = operation.external_ref, operation.reason, operation.now_ms
+    if refunded:
+        _external(state, operation.account_id, account, "plan_refund", refunded, f"{reference}:refund", reason, now_ms)
+    if operation.price:
+        _external(state, operation.account_id, account, "plan", -operation.price, f"{reference}:price", reason, now_ms)
+    _external(state, operation.purse_id, credit, "plan_credit", operation.credit, reference, reason, now_ms)
+    return Bought(account.posted, refunded)
+
+
+def unused_part(purse: PurseState, left: int, now_ms: int) -> int:
+    """Return the part of a plan's price that a change of plan gives back: that of its unused credit or time.
+
+    The smaller of both counts, rounded down: credit that would have expired soon is worth little, and time without
+    credit nothing.
+    """
+    # A plan that was replaced before it began has no length, and nothing is left in it.
+    length_ms = max(purse.ends_ms - purse.begins_ms, 1)
+    remaining_ms = min(purse.ends_ms - now_ms, length_ms)
+    return max(0, min(purse.price * left // purse.credit, purse.price * remaining_ms // length_ms))
+
+
+def _expire_credit(state: LedgerState, operation: ExpireCredit) -> Result:
+    purse = state.purses.get(operation.purse_id)
+    if purse is None or purse.owner_id != operation.account_id:
+        return UnknownAccountOrHold()
+    if operation.now_ms < purse.ends_ms:
+        return PlanRunning()
+    # Every check is behind us.
+    amount = _expire_available(state, operation.purse_id, purse, operation.now_ms)
+    return Expired(amount, state.accounts[operation.purse_id].held)
+
+
+def _expire_available(state: LedgerState, purse_id: int, purse: PurseState, now_ms: int) -> int:
+    """Take all available credit of a purse and return how much that was."""
+    credit = state.accounts[purse_id]
+    amount = credit.available
+    if amount:
+        purse.expired += amount
+        purse.dirty = True
+        reference = f"expiry:{purse_id}:{credit.version + 1}"
+        _external(state, purse_id, credit, "plan_expiry", -amount, reference, None, now_ms)
+    return amount
+
+
+def _external(
+    state: LedgerState,
+    account_id: int,
+    account: AccountState,
+    kind: str,
+    change: int,
+    external_ref: str,
+    reason: str | None,
+    now_ms: int,
+) -> None:
+    """Move money between funding and an account, which gains `change`."""
+    account.posted += change
+    account.dirty = True
+    debit, credit = (FUNDING, account_id) if change > 0 else (account_id, FUNDING)
+    _transfer(
+        state,
+        account,
+        kind,
+        debit=debit,
+        credit=credit,
+        amount=abs(change),
+        now_ms=now_ms,
+        external_ref=external_ref,
+        reason=reason,
+    )
 
 
 def _transfer(

@@ -1,6 +1,6 @@
 """Ledger types: operations, their results, and the state in memory that a batch reads and changes.
 
-All amounts are in nano-dollars. The rules are in ledger/rules.py, the SQL is in storage/ledger.py.
+All amounts are in nano-dollars. The rules are in ledger/rules.py, the SQL is in storage/tables/ledger.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,17 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from minitoolai.core.models import Budget, IdempotencyClaim, Kind, NewGeneration, Outcome, Period, Spending
+from minitoolai.core.models import (
+    Budget,
+    IdempotencyClaim,
+    Kind,
+    NewGeneration,
+    Outcome,
+    Period,
+    ServingModel,
+    Spending,
+)
+from minitoolai.core.plans import PlanWindow, Windows, window_at, window_begin, window_id
 
 #: System accounts. Their balances are derived from transfers, because a stored one would be a hot row.
 REVENUE = 1
@@ -72,12 +82,16 @@ class Settle(msgspec.Struct, frozen=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """Record the cost so far as `progress` and extend the lease."""
+    """Record the cost so far as `progress` and extend the lease.
+
+    `serving`: the model that the progress is for, if it is not the one of the generation's row.
+    """
 
     hold_id: int
     account_id: int
     progress: int
     lease_until_ms: int
+    serving: ServingModel | None = None
 
 
 class Recover(msgspec.Struct, frozen=True):
@@ -134,9 +148,53 @@ class Reverse(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-Operation = PlaceHold | Settle | Checkpoint | Recover | Requeue | Credit | Reverse
-#: Operations on external money, each identified by its reference.
-ExternalOperation = Credit | Reverse
+class Refund(msgspec.Struct, frozen=True):
+    """Give back a part of what a settled hold took, or the remainder if `amount` is None, once per `external_ref`.
+
+    All refunds of a hold together never exceed its charge.
+    """
+
+    hold_id: int
+    account_id: int
+    amount: int | None
+    external_ref: str
+    now_ms: int
+    reason: str | None = None
+
+
+class BuyPlan(msgspec.Struct, frozen=True):
+    """Take the price of a plan from the balance and fill its purse with the credit, once per `external_ref`.
+
+    The purse exists and is empty. `replaces`: the purse of the present plan, which ends now. Of its price, the unused
+    part is given back first: see `unused_part` in ledger/rules.py.
+    """
+
+    account_id: int
+    purse_id: int
+    price: int
+    credit: int
+    external_ref: str
+    now_ms: int
+    reason: str | None = None
+    replaces: int | None = None
+
+
+class ExpireCredit(msgspec.Struct, frozen=True):
+    """Take the credit that is left in a purse after its end. What its pending holds hold stays until they are settled.
+
+    Repeating it changes nothing, because nothing is left then.
+    """
+
+    account_id: int
+    purse_id: int
+    now_ms: int
+
+
+Operation = PlaceHold | Settle | Checkpoint | Recover | Requeue | Credit | Reverse | Refund | BuyPlan | ExpireCredit
+#: Operations on money without a hold.
+ExternalOperation = Credit | Reverse | BuyPlan | ExpireCredit
+#: Operations that are applied once per reference.
+ReferencedOperation = Credit | Reverse | Refund | BuyPlan
 
 
 # ── results ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -150,10 +208,14 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class InsufficientFunds(msgspec.Struct, frozen=True):
-    """The account cannot pay `needed`; it has `available`. Nothing changed."""
+    """The account cannot pay `needed`; it has `available`. Nothing changed.
+
+    `window`: what keeps the account from spending more of its plan's credit, until the window ends.
+    """
 
     needed: int
     available: int
+    window: PlanWindow | None = None
 
 
 class QueueFull(msgspec.Struct, frozen=True):
@@ -223,6 +285,50 @@ class Reversed(msgspec.Struct, frozen=True):
     repeated: bool = False
 
 
+class Refunded(msgspec.Struct, frozen=True):
+    """`amount` was given back; all refunds of the hold together are `total`.
+
+    `repeated`: the reference was used before, and nothing changed.
+    """
+
+    posted: int
+    amount: int
+    total: int
+    repeated: bool = False
+
+
+class NotRefundable(msgspec.Struct, frozen=True):
+    """Of what the hold took, only `left` can still be given back. Nothing changed.
+
+    `is_pending`: the hold is not settled yet, so it has not taken anything.
+    """
+
+    left: int
+    is_pending: bool = False
+
+
+class Bought(msgspec.Struct, frozen=True):
+    """The plan is paid and its purse filled. `refunded`: the unused part of the plan that it replaces.
+
+    `repeated`: the reference was used before, and nothing changed.
+    """
+
+    posted: int
+    refunded: int = 0
+    repeated: bool = False
+
+
+class Expired(msgspec.Struct, frozen=True):
+    """`amount` of the purse's credit has expired. `held` is left for pending holds."""
+
+    amount: int
+    held: int = 0
+
+
+class PlanRunning(msgspec.Struct, frozen=True):
+    """The purse's credit cannot expire before its end. Nothing changed."""
+
+
 class UnknownAccountOrHold(msgspec.Struct, frozen=True):
     """No such account or hold. Nothing changed."""
 
@@ -240,6 +346,11 @@ Result = (
     | Superseded
     | Credited
     | Reversed
+    | Refunded
+    | NotRefundable
+    | Bought
+    | Expired
+    | PlanRunning
     | UnknownAccountOrHold
 )
 
@@ -260,6 +371,41 @@ class AccountState(msgspec.Struct):
         return self.posted - self.held
 
 
+class PurseState(msgspec.Struct):
+    """Purse: the account of a plan's credit. Its money is in `LedgerState.accounts`, under the same ID.
+
+    It pays holds of its owner that are placed from `begins_ms` until before `ends_ms`.
+    """
+
+    owner_id: int
+    begins_ms: int
+    ends_ms: int
+    price: int
+    credit: int
+    windows: Windows = Windows()
+    #: Credit that has expired.
+    expired: int = 0
+    dirty: bool = False
+    #: The last result of `windows_at`, and from when until when it is the same.
+    _windows: list[tuple[str, PlanWindow, int]] = []
+    _from_ms: int = 0
+    _until_ms: int = 0
+
+    def is_open(self, now_ms: int) -> bool:
+        """Return True if the purse pays for holds that are placed now."""
+        return self.begins_ms <= now_ms < self.ends_ms
+
+    def windows_at(self, purse_id: int, now_ms: int) -> list[tuple[str, PlanWindow, int]]:
+        """Return row ID, window and limit of each limited window that contains this time."""
+        if self._from_ms <= now_ms < self._until_ms:
+            return self._windows
+        found = [(window_at(kind, self.begins_ms, now_ms), limit) for kind, limit in self.windows.limits()]
+        self._from_ms = max((window_begin(window, self.begins_ms) for window, _ in found), default=now_ms)
+        self._until_ms = min((window.ends_ms for window, _ in found), default=now_ms + 1)
+        self._windows = [(window_id(purse_id, window), window, limit) for window, limit in found]
+        return self._windows
+
+
 class HoldState(msgspec.Struct):
     """Hold. `settled` and `shortfall` are valid once it is no longer pending."""
 
@@ -274,6 +420,8 @@ class HoldState(msgspec.Struct):
     #: The budget that the hold counts against, and the time that determines its day and month.
     budget_id: str | None = None
     budget_ms: int | None = None
+    #: The purse that pays instead of the account.
+    purse_id: int | None = None
     dirty: bool = False
 
 
@@ -309,6 +457,25 @@ class IdempotencyClaimState(msgspec.Struct):
         return is_old or not (self.is_kept or self.hold_state == "pending" or self.settled)
 
 
+class RefundState(msgspec.Struct):
+    """Refunds of one hold so far: their number and their sum."""
+
+    count: int = 0
+    total: int = 0
+
+
+class NewRefund(msgspec.Struct, frozen=True):
+    """Row of a refund: the `number`th of its hold, which took `cost`; all of them together are `total`."""
+
+    hold_id: int
+    number: int
+    account_id: int
+    external_ref: str
+    amount: int
+    total: int
+    cost: int
+
+
 class NewTransfer(msgspec.Struct, frozen=True):
     """Transfer between two accounts, with the customer's version and balance after it."""
 
@@ -336,11 +503,16 @@ class LedgerState:
         "jobs",
         "known_references",
         "new_holds",
+        "new_refunds",
         "outcomes",
+        "purses",
         "queues",
+        "refunds",
+        "serving",
         "spending",
         "transfers",
         "turns",
+        "windows",
         "work",
     )
 
@@ -353,6 +525,9 @@ class LedgerState:
         self.new_holds: list[tuple[PlaceHold, int]] = []
         self.outcomes: list[tuple[int, int, int, int, Outcome]] = []
         self.transfers: list[NewTransfer] = []
+        #: Refunds of each hold that this batch may refund, and those that it adds.
+        self.refunds: dict[int, RefundState] = {}
+        self.new_refunds: list[NewRefund] = []
         self.spending: dict[str, Spending] = {}
         self.claims: dict[str, IdempotencyClaimState] = {}
         self.jobs: dict[int, JobState] = {}
@@ -361,5 +536,19 @@ class LedgerState:
         self.first_turn = 0
         #: Turn assigned to each new job.
         self.turns: dict[int, int] = {}
-        #: Of each hold that this batch may settle.
+        #: Of each generation that another model serves than its row says.
+        self.serving: dict[int, ServingModel] = {}
+        #: Of each hold that this batch may settle or refund.
         self.work: dict[int, Work] = {}
+        #: Purses of the batch's accounts that are not closed, by ascending beginning, and spending in their windows.
+        self.purses: dict[int, PurseState] = {}
+        self.windows: dict[str, Spending] = {}
+
+    def work_of(self, hold_id: int) -> Work:
+        """Return what a hold was placed for, and the model that serves it as far as this batch knows."""
+        work = self.work.get(hold_id)
+        if work is None:
+            placed = next(operation for operation, _ in self.new_holds if operation.hold_id == hold_id)
+            work = Work(placed.key_id, placed.generation.model, placed.now_ms)
+        serving = self.serving.get(hold_id)
+        return work if serving is None else work._replace(model=serving.model)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from minitoolai.core.errors import SettingsError
-from minitoolai.core.logs import current_request
+from minitoolai.core.telemetry.logs import current_request
 from minitoolai.settings import Settings
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")

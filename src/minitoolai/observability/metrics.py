@@ -22,22 +22,24 @@ from minitoolai import __version__
 from minitoolai.billing.audit import Auditor
 from minitoolai.billing.shared import SharedServices
 from minitoolai.chat.router import Router
-from minitoolai.core.catalog import Catalog, ChatModel, EmbeddingModel, ImageModel, SpeechModel
+from minitoolai.core.catalog.catalog import Catalog, ChatModel, EmbeddingModel, ImageModel, SpeechModel
+from minitoolai.core.catalog.transcription import TranscriptionModel
 from minitoolai.core.errors import ServiceError, StoreError
-from minitoolai.core.meters import EngineResult, Histogram
+from minitoolai.core.telemetry.meters import EngineResult, Histogram
 from minitoolai.core.threads import FILES
 from minitoolai.engines.child_process import running_children
 from minitoolai.engines.protocols import ChatEngine, SpeechEngine
+from minitoolai.engines.transcription.protocols import TranscriptionEngine
 from minitoolai.http.errors import error_counts
 from minitoolai.images.build import Images
-from minitoolai.storage.reports import LiveGauges, read_gauges
+from minitoolai.storage.tables.reports import LiveGauges, read_gauges
 
 log = logging.getLogger(__name__)
 
 NANO: Final = 1e-9
 MS: Final = 1e-3
 US: Final = 1e-6
-Model = ChatModel | EmbeddingModel | SpeechModel | ImageModel
+Model = ChatModel | EmbeddingModel | SpeechModel | ImageModel | TranscriptionModel
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
 
@@ -126,7 +128,7 @@ METRICS: Final[Mapping[str, Metric]] = {
         _GAUGE, "Duration of the longest operation that waits for the object store now."
     ),
     "minitoolai_holds_oldest_seconds": Metric(
-        _GAUGE, "Age of the oldest pending hold of a chat or speech (database).", ("kind",)
+        _GAUGE, "Age of the oldest pending hold of a chat, speech or transcription (database).", ("kind",)
     ),
     "minitoolai_workers": Metric(_GAUGE, "Processes that run image jobs; 0 on SQLite (database)."),
     "minitoolai_workers_lost": Metric(
@@ -148,6 +150,7 @@ class MetricSources:
     shared: SharedServices
     engines: Mapping[str, ChatEngine]
     speech_engines: Mapping[str, SpeechEngine]
+    transcription_engines: Mapping[str, TranscriptionEngine]
     router: Router
     images: Images
     auditor: Auditor
@@ -260,6 +263,8 @@ class MetricsPage:
         ready = {name: engine.why_not_ready() is None for name, engine in sources.engines.items()}
         for name, voice in sources.speech_engines.items():
             ready[name] = voice.why_not_ready() is None or ready.get(name, False)
+        for name, listener in sources.transcription_engines.items():
+            ready[name] = listener.why_not_ready() is None or ready.get(name, False)
         worker = sources.images.worker
         for name, painter in sources.images.engines.items():
             ready[name] = bool(worker.models_of(painter)) or ready.get(name, False)
@@ -308,17 +313,21 @@ def read_disks(folders: Mapping[str, Path]) -> dict[str, Disk]:
 def _all_engine_results(catalog: Catalog) -> dict[tuple[str, str, EngineResult], int]:
     """Return zeros for what an alert divides, because Prometheus does not see the first event of a new series."""
     models: Iterable[Model] = itertools.chain(
-        catalog.chat.values(), catalog.embeddings.values(), catalog.speech.values(), catalog.images.values()
+        catalog.chat.values(),
+        catalog.embeddings.values(),
+        catalog.speech.values(),
+        catalog.transcription.values(),
+        catalog.images.values(),
     )
     results: tuple[EngineResult, ...] = ("succeeded", "failed", "refused")
     return {(engine, model.name, result): 0 for model in models for engine in model.engines for result in results}
 
 
 def _add_gauges(families: _Families, gauges: LiveGauges, catalog: Catalog) -> None:
-    for kind in ("chat", "image", "speech"):
+    for kind in ("chat", "image", "speech", "transcription"):
         families.add("minitoolai_holds_pending", gauges.holds.get(kind, 0), kind)
     families.add("minitoolai_held_dollars", gauges.held * NANO)
-    for kind in ("chat", "speech"):
+    for kind in ("chat", "speech", "transcription"):
         families.add("minitoolai_holds_oldest_seconds", gauges.oldest_hold_ms.get(kind, 0) * MS, kind)
     for model, count in (dict.fromkeys(catalog.images, 0) | gauges.queued).items():
         families.add("minitoolai_jobs_queued", count, model)

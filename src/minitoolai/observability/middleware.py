@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from minitoolai.core.logs import current_request
-from minitoolai.core.tracing import REQUEST
+from minitoolai.core.telemetry.logs import current_request
+from minitoolai.core.telemetry.tracing import REQUEST
 from minitoolai.http.asgi import App, Receive, Scope, Send, header
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from opentelemetry.trace import Span as Recorded
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from minitoolai.core.tracing import Attributes
+from minitoolai.core.telemetry.tracing import Attributes
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from minitoolai import __version__
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import SettingsError
-from minitoolai.core.tracing import Spans
+from minitoolai.core.telemetry.tracing import Spans
 from minitoolai.http.asgi import App, Scope
 from minitoolai.observability.middleware import TracingMiddleware
 from minitoolai.settings import Settings

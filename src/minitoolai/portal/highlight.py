@@ -13,7 +13,8 @@ from types import MappingProxyType
 
 from markupsafe import Markup
 
-from minitoolai.core.catalog import Catalog
+from minitoolai.availability import Reports
+from minitoolai.core.catalog.shop import PROGRAM, UNNAMED, Shop
 
 FOLDER = Path(__file__).parent / "examples"
 #: The address in the files, which the guide replaces by that of this site.
@@ -35,6 +36,9 @@ AGENT_TABS = {
 }
 #: The models that the samples for agents name: for the work itself, and for small tasks in the background.
 AGENT_MODEL, SMALL_MODEL = "gpt-4.1", "gpt-4.1-mini"
+
+#: The model that the samples of a chat name.
+QUICK_MODEL = "gpt-4o-mini"
 
 _STRING = r'"(?:\\.|[^"\\\n])*"'
 #: Names of settings: `model = …`, `model: …`.
@@ -82,29 +86,35 @@ def highlight(code: str, kind: str) -> Markup:
     return Markup("".join([*parts, _escape(code[at:])]))  # noqa: S704 - escaped above
 
 
-def example(name: str, origin: str, models: Mapping[str, str] = MappingProxyType({})) -> Markup:
+def example(name: str, origin: str, models: Mapping[str, str] = MappingProxyType({}), shop: Shop = UNNAMED) -> Markup:
     """Return a highlighted sample with the address of this site, and with its models in place of those in the file."""
-    code = _rename(highlight(source(name), name.rpartition(".")[2]), models)
+    code = _rebrand(_rename(highlight(source(name), name.rpartition(".")[2]), models), shop)
     return Markup(code.replace(EXAMPLE_ORIGIN, _escape(origin)))  # noqa: S704 - escaped above
 
 
-def plain_example(name: str, origin: str, models: Mapping[str, str] = MappingProxyType({})) -> str:
+def plain_example(
+    name: str, origin: str, models: Mapping[str, str] = MappingProxyType({}), shop: Shop = UNNAMED
+) -> str:
     """Return a sample as it is copied."""
-    return _rename(source(name), models).replace(EXAMPLE_ORIGIN, origin)
+    return _rebrand(_rename(source(name), models), shop).replace(EXAMPLE_ORIGIN, origin)
 
 
-def agent_models(catalog: Catalog) -> dict[str, str]:
+def agent_models(reports: Reports) -> dict[str, str]:
     """Return which models replace those of the samples for agents.
 
-    A model that the catalog has stays. Else the one with the largest context does the work, because the first prompt
-    of an agent has about 20,000 tokens.
+    A model stays if an upstream serves it. Else the one with the largest context of those that an upstream serves does
+    the work, because the first prompt of an agent has about 20,000 tokens. Without an upstream, any model that answers
+    counts.
     """
-    chat = catalog.chat.values()
-    if not chat:
+    engines, chat = reports.catalog.engines, reports.catalog.chat
+    ready = {name: by for name, model in chat.items() if (by := reports.offer(model).engine)}
+    served = {name for name, by in ready.items() if engines[by].is_upstream} or set(ready) or set(chat)
+    models = [model for name, model in chat.items() if name in served]
+    if not models:
         return {}
-    largest = max(chat, key=lambda model: model.context).name
-    work = AGENT_MODEL if AGENT_MODEL in catalog.chat else largest
-    return {AGENT_MODEL: work, SMALL_MODEL: SMALL_MODEL if SMALL_MODEL in catalog.chat else work}
+    names = {model.name for model in models}
+    work = AGENT_MODEL if AGENT_MODEL in names else max(models, key=lambda model: model.context).name
+    return {AGENT_MODEL: work, SMALL_MODEL: SMALL_MODEL if SMALL_MODEL in names else work}
 
 
 def tabs_of(topic: str) -> dict[str, str]:
@@ -118,6 +128,15 @@ def _rename(code: str, models: Mapping[str, str]) -> str:
         return code
     names = "|".join(re.escape(name) for name in sorted(models, key=len, reverse=True))
     return re.sub(names, lambda match: _escape(models[match[0]]), code)
+
+
+def _rebrand(code: str, shop: Shop) -> str:
+    """Put the shop's name, in its three forms, in place of the program's."""
+    if not shop.is_own:
+        return code
+    plain = re.sub(r"[^\w .-]", "", shop.name) or shop.slug
+    code = code.replace("MINITOOL_API_KEY", shop.key_variable).replace(PROGRAM, plain)
+    return code.replace(PROGRAM.lower(), shop.slug)
 
 
 def _escape(text: str) -> str:

@@ -45,10 +45,14 @@ def preferred_language(accept_language: str, cookie: str = "") -> str:
         return cookie
     wanted: list[tuple[float, int, str]] = []
     for place, part in enumerate(accept_language[:500].split(",")):
-        tag, _, quality = part.strip().partition(";q=")
+        # Blanks may stand around each of them, and the q may be a capital (RFC 9110, 12.4.2).
+        tag, *parameters = (text.strip() for text in part.split(";"))
         lang = tag.split("-")[0].lower()
+        weights = [
+            value for name, _, value in (text.partition("=") for text in parameters) if name.strip().lower() == "q"
+        ]
         try:
-            weight = float(quality) if quality else 1.0
+            weight = float(weights[0]) if weights else 1.0
         except ValueError:
             continue
         # Some systems still send "in", the old code of Indonesian.
@@ -124,8 +128,8 @@ class Formatter:
         return format_decimal(value, locale=self.locale)
 
     def percent(self, value: float) -> str:
-        """Format 0.125 as 12.5%."""
-        return format_percent(value, locale=self.locale, format=None)
+        """Format 0.1249 as 12.5%."""
+        return format_percent(round(value, 3), locale=self.locale, decimal_quantization=False)
 
     def money(self, nano: int) -> str:
         """Format nano-dollars exactly, with at least two decimals."""
@@ -139,6 +143,15 @@ class Formatter:
         """Format nano-dollars to the cent, rounded towards zero, so that no more is shown than there is."""
         cents = abs(nano) // 10_000_000 * (1 if nano >= 0 else -1)
         return self.money(cents * 10_000_000)
+
+    def foreign(self, cents: int, currency: str) -> str:
+        """Format cents of another currency, with the code that says which."""
+        amount = format_decimal(Decimal(cents) / 100, format="#,##0.00", locale=self.locale)
+        return f"{amount}\u00a0{currency}"
+
+    def rate(self, hundredths: int) -> str:
+        """Format 1900 hundredths of a percent as 19%."""
+        return format_percent(Decimal(hundredths) / 10_000, locale=self.locale, decimal_quantization=False)
 
     def day(self, ms: int) -> str:
         """Format the date."""

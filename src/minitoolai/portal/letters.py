@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from email.utils import formataddr, parseaddr
+
 import msgspec
 
 from minitoolai.accounts.mail import Letter
 from minitoolai.accounts.users import Compose, Purpose
+from minitoolai.core.catalog.shop import Shop
 from minitoolai.portal.i18n import N_, translations
 
 
@@ -24,80 +27,82 @@ class Text(msgspec.Struct, frozen=True):
 TEXTS: dict[Purpose, Text] = {
     "signup": Text(
         N_("Confirm your e-mail address"),
-        N_("Welcome! Follow this link to open your account. It is good for two days:"),
+        N_("Welcome! Open this link to activate your account. It is valid for two days:"),
         "/confirm?link={secret}",
-        N_("If it was not you who signed up, do nothing: without this link there is no account."),
+        N_("If you did not sign up, ignore this email. Without this link, no account is created."),
     ),
     "known": Text(
-        N_("You have an account already"),
-        N_("Somebody signed up with this address, which has an account already. Sign in here:"),
+        N_("You already have an account"),
+        N_("Someone tried to sign up with this address, but it already has an account. Sign in here:"),
         "/signin",
-        N_("If you forgot the password, the same page leads to a new one. If it was not you, do nothing."),
+        N_("If you forgot your password, you can reset it there. If this was not you, ignore this email."),
     ),
     "reset": Text(
-        N_("A new password"),
-        N_("Follow this link to set a new password. It is good for one hour:"),
+        N_("Reset your password"),
+        N_("Open this link to set a new password. It is valid for one hour:"),
         "/reset/new?link={secret}",
-        N_("If it was not you who asked, do nothing: your password stays as it is."),
+        N_("If you did not ask for this, ignore this email. Your password stays the same."),
     ),
     "changed": Text(
         N_("Your password was changed"),
-        N_("Your password was changed, and every other browser was signed out. If it was not you, go here now:"),
+        N_("Your password was changed, and all other browsers were signed out. If this was not you, reset your "
+           "password now:"),
         "/reset",
     ),
     "factor_on": Text(
         N_("Your second factor is on"),
-        N_("From now on, signing in to your account needs a code of your authenticator app. Every other browser was "
-           "signed out. If it was not you, set a new password here and write to the operator:"),
+        N_("Signing in to your account now requires a code from your authenticator app. All other browsers were "
+           "signed out. If this was not you, set a new password here and contact the operator:"),
         "/reset",
     ),
     "factor_off": Text(
         N_("Your second factor was removed"),
-        N_("The second factor of your account was removed: signing in needs the password only. If it was not you, go "
-           "here now:"),
+        N_("The second factor was removed from your account. Signing in now requires only your password. If this "
+           "was not you, reset your password now:"),
         "/reset",
     ),
     "recovery_codes": Text(
         N_("You have new recovery codes"),
-        N_("New recovery codes were made for your account, and the old ones are no longer valid. If it was not you, go "
-           "here now:"),
+        N_("New recovery codes were created for your account, and the old ones are no longer valid. If this was not "
+           "you, reset your password now:"),
         "/reset",
     ),
     "recovery_used": Text(
         N_("A recovery code was used"),
-        N_("Somebody signed in to your account with the password and a recovery code. If it was not you, go here now:"),
+        N_("Someone signed in to your account with your password and a recovery code. If this was not you, reset "
+           "your password now:"),
         "/reset",
     ),
     "email_new": Text(
         N_("Confirm your new e-mail address"),
-        N_("This address is to become the one of your account. Follow this link to confirm it. "
-           "It is good for one day:"),
+        N_("Open this link to confirm this as the new e-mail address of your account. It is valid for one day:"),
         "/account/email/confirm?link={secret}",
-        N_("The address changes once you have confirmed it here and in your old mailbox. If it was not you who asked, "
-           "do nothing."),
+        N_("The address changes once you have confirmed it from both your new and your old inbox. If you did not "
+           "ask for this, ignore this email."),
     ),
     "email_old": Text(
-        N_("Your e-mail address is to be changed"),
-        N_("The address of your account is to be changed to %(email)s. Follow this link to confirm it or to stop it. "
-           "It is good for one day:"),
+        N_("Confirm the change of your e-mail address"),
+        N_("Someone asked to change the e-mail address of your account to %(email)s. Open this link to confirm or "
+           "cancel the change. It is valid for one day:"),
         "/account/email/confirm?link={secret}",
-        N_("Without your confirmation nothing changes. If it was not you who asked, somebody knows your password: stop "
-           "it, and set a new password."),
+        N_("Nothing changes without your confirmation. If you did not ask for this, someone knows your password: "
+           "cancel the change and set a new password."),
     ),
     "email_known": Text(
-        N_("This address has an account already"),
-        N_("Somebody wants to use this address for another account, but it has an account of its own. Sign in here:"),
+        N_("This address already has an account"),
+        N_("Someone tried to use this address for another account, but it already has an account. Sign in here:"),
         "/signin",
-        N_("If it was not you, do nothing."),
+        N_("If this was not you, ignore this email."),
     ),
     "email_changed": Text(
         N_("Your e-mail address was changed"),
-        N_("Your account has the address %(email)s from now on. If that is not right, write to the operator."),
+        N_("The e-mail address of your account is now %(email)s. If you did not make this change, contact the "
+           "operator."),
     ),
 }  # fmt: skip
 
 
-def letter_composer(site: str, lang: str, to: str, about: str = "") -> Compose:
+def letter_composer(shop: Shop, site: str, lang: str, to: str, about: str = "") -> Compose:
     """Return what writes e-mails to this address. `site`: the server's address; `about`: the address in the text."""
     translate = translations(lang).gettext
 
@@ -108,6 +113,20 @@ def letter_composer(site: str, lang: str, to: str, about: str = "") -> Compose:
             paragraphs.append(f"{site}/{lang}{text.path.format(secret=secret)}")
         if text.end:
             paragraphs.append(translate(text.end))
-        return Letter(to, translate(text.subject), "\n\n".join(paragraphs) + "\n")
+        subject, paragraphs = signed(shop, site, translate(text.subject), paragraphs)
+        return Letter(to, subject, "\n\n".join(paragraphs) + "\n", sender_of(shop))
 
     return compose
+
+
+def signed(shop: Shop, site: str, subject: str, paragraphs: list[str]) -> tuple[str, list[str]]:
+    """Return subject and paragraphs with the shop's name and its signature, if it has a name of its own."""
+    if not shop.is_own:
+        return subject, paragraphs
+    return f"{shop.name}: {subject}", [*paragraphs, f"-- \n{shop.name}\n{shop.support or site}"]
+
+
+def sender_of(shop: Shop) -> str:
+    """Return the shop's sender with a name; "" if the catalog names none."""
+    name, address = parseaddr(shop.mail_from)
+    return formataddr((name or shop.name, address)) if address else ""

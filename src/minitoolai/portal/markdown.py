@@ -20,7 +20,23 @@ _VOID = frozenset(("br", "hr", "img", "input", "link", "meta"))
 _LEFT_OUT = frozenset(("button", "form", "input", "label", "legend", "nav", "script", "style", "svg"))
 _HEADINGS = {f"h{level}": "#" * level for level in range(1, 7)}
 _BLOCKS = frozenset(
-    ("article", "div", "dl", "fieldset", "hr", "main", "ol", "p", "pre", "section", "table", "ul", *_HEADINGS)
+    (
+        "article",
+        "details",
+        "div",
+        "dl",
+        "fieldset",
+        "hr",
+        "main",
+        "ol",
+        "p",
+        "pre",
+        "section",
+        "summary",
+        "table",
+        "ul",
+        *_HEADINGS,
+    )
 )
 
 

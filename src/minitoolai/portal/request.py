@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -20,19 +21,30 @@ from starlette.responses import Response
 from minitoolai.accounts.addresses import email_forms
 from minitoolai.accounts.devices import describe_device
 from minitoolai.accounts.users import CHALLENGE_MS, SESSION_MS, Challenge, Visitor
+from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.clock import random_text
 from minitoolai.core.models import Device, User
-from minitoolai.http.exports import Parts, export_response
+from minitoolai.http.exports import CSV, Parts, export_response, with_byte_order_mark
 from minitoolai.portal.forms import YEAR_S, FormData, is_loopback, read_cookies
 from minitoolai.portal.i18n import LANGUAGES, formatter, translations
 from minitoolai.portal.markdown import page_to_markdown
 from minitoolai.portal.site import NavigationEntry, Site
+from minitoolai.storage.tables.reports import find_customer
 
 T = TypeVar("T")
 HTML = "text/html"
 MARKDOWN = "text/markdown"
 #: Public page → the path of its version in Markdown. The forms to sign in and sign up have none: nothing to read.
-MARKDOWN_PATHS = {"/": "/index.md", "/docs": "/docs.md", "/prices": "/prices.md", "/check": "/check.md"}
+MARKDOWN_PATHS = {
+    "/": "/index.md",
+    "/docs": "/docs.md",
+    "/docs/errors": "/docs/errors.md",
+    "/reference": "/reference.md",
+    "/prices": "/prices.md",
+    "/check": "/check.md",
+}
+#: Pages of this kind all have one.
+MARKDOWN_FOLDER = "/reference/"
 FLASH_S = 60
 MIN_GZIP_BYTES = 1000
 MAX_COOKIE_LENGTH = 2000
@@ -40,6 +52,11 @@ DEVICE_COOKIE = "device"
 CHALLENGE_COOKIE = "second"
 #: Accounts for which one browser is remembered.
 MAX_DEVICES = 5
+VIEW_COOKIE = "viewing"
+#: A view of an account as its customer sees it ends by itself after this long.
+VIEW_S = 3600
+_find_post_form = re.compile(r'<form\b(?=[^>]*\bmethod="post")')
+_find_hidden_field = re.compile(r'<input type="hidden"[^>]*>')
 
 
 class PageRequest:
@@ -57,6 +74,9 @@ class PageRequest:
         #: A message at the top of this page: its kind ("good", "warn", "bad") and its text.
         self.notice: list[str] | None = None
         self.user: User | None = None
+        #: The customer whose pages this admin views; and the admin, on a page that is shown as the customer sees it.
+        self.viewed: User | None = None
+        self.viewer: User | None = None
         self.session_secret = ""
         self.host = request.headers.get("host", "")
         self.is_secure = site.public_url.startswith("https:") if site.public_url else not is_loopback(self.host)
@@ -77,6 +97,8 @@ class PageRequest:
             if self.user is None:
                 self.session_secret = ""
                 self.set_cookie("session", "", max_age_s=0)
+        if self.user is not None and self.user.is_admin:
+            await self._load_view()
         if not self.browser_id:
             self._renew_browser_id()
         if self._cookies.get("lang") != self.lang:
@@ -98,6 +120,16 @@ class PageRequest:
         """The signed-in user of a page that requires one."""
         assert self.user is not None, "the page says access='user'"
         return self.user
+
+    @property
+    def price_group(self) -> str | None:
+        """The price group of the signed-in user. None: the list prices."""
+        return None if self.user is None else self.user.price_group
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog with the prices of the signed-in user."""
+        return self.site.reports.catalog.of_group(self.price_group)
 
     @property
     def client_ip(self) -> str:
@@ -123,6 +155,40 @@ class PageRequest:
     def device(self) -> Device:
         """The browser, as the list of sessions shows it."""
         return describe_device(self.client_ip, self.request.headers.get("user-agent", ""))
+
+    # ── the view of an account as its customer sees it ────────────────────────────────────────────────────
+    #
+    # A signed cookie names the account, this admin's session, and the end. Pages of customers are then rendered for
+    # that account, without hidden fields and with forms that cannot be used; routing.py refuses everything that would
+    # change something. The admin pages stay those of the admin.
+
+    def begin_view(self, account_id: int) -> None:
+        """Show the pages of customers for this account from now on, in this browser and this session."""
+        value = [account_id, self._session_mark(), self.site.clock.now_ms() + VIEW_S * 1000]
+        self.set_cookie(VIEW_COOKIE, self.site.signer.pack(VIEW_COOKIE, value), max_age_s=VIEW_S)
+
+    def end_view(self) -> None:
+        """Show the admin's own pages again."""
+        self.viewed = None
+        self.set_cookie(VIEW_COOKIE, "", max_age_s=0)
+
+    def show_as_customer(self) -> None:
+        """Render this page for the customer that the admin views."""
+        self.viewer, self.user = self.user, self.viewed
+
+    async def _load_view(self) -> None:
+        packed = self.cookie(VIEW_COOKIE)
+        value = self.site.signer.unpack(VIEW_COOKIE, packed) if packed else None
+        if value is None:
+            return
+        account_id, mark, until_ms = msgspec.convert(value, tuple[int, str, int])
+        if mark == self._session_mark() and until_ms > self.site.clock.now_ms():
+            self.viewed = await self.site.database.read_async(find_customer, account_id)
+        if self.viewed is None:
+            self.end_view()
+
+    def _session_mark(self) -> str:
+        return hashlib.sha256(b"view:" + self.session_secret.encode()).hexdigest()[:32]
 
     # ── second factor ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -208,6 +274,8 @@ class PageRequest:
 
         `recoverable`: also name the owner of the form, so that it can be restored after a sign-in.
         """
+        if self.viewer is not None:
+            return Markup("")
         field = Markup('<input type="hidden" name="{}" value="{}">')
         token = field.format("csrf", self.site.signer.form_token(self._token_secret()))
         return token + field.format(OWNER_FIELD, owner_mark(self)) if recoverable else token
@@ -256,7 +324,10 @@ class PageRequest:
         headers = security_headers(secure=self.is_secure, form_action=form_action)
         headers["cache-control"] = "no-store" if self.user else "private, no-cache"
         headers["vary"] = "cookie, accept-encoding"
-        return self._finish(self._text(self.fill(template, **context), status, headers, HTML))
+        html = self.fill(template, **context)
+        if self.viewer is not None:
+            html = _find_hidden_field.sub("", _find_post_form.sub("<form inert", html))
+        return self._finish(self._text(html, status, headers, HTML))
 
     def fill(self, template: str, **context: object) -> str:
         """Return a template filled with this context and that of every page."""
@@ -286,6 +357,8 @@ class PageRequest:
         headers = security_headers(secure=self.is_secure)
         headers |= {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
         is_head = self.request.method == "HEAD"
+        if media_type == CSV:
+            parts = with_byte_order_mark(parts)
         return self._finish(await export_response(parts, headers, media_type, is_head=is_head))
 
     def error_page(self, status: int, title: str, message: str, *, can_reload: bool = False) -> Response:
@@ -312,8 +385,12 @@ class PageRequest:
             "theme": self.theme if self.theme in ("light", "dark") else "",
             "flash": self._flash(),
             "is_shown": self._is_shown,
+            "shop": self.site.shop,
+            "logo": self.site.logo_url,
+            "is_stand_in": self.site.reports.stand_ins.is_stand_in,
+            "colours": self.site.colours_url,
             "siblings": {code: f"/{code}{quote(self.path)}" for code in LANGUAGES},
-            "markdown": self.url(MARKDOWN_PATHS[self.path]) if self.path in MARKDOWN_PATHS else "",
+            "markdown": self.url(markdown) if (markdown := markdown_path(self.path)) else "",
             "others": {code: f"/{code}{self._path_and_query}" for code in LANGUAGES},
         }
 
@@ -330,6 +407,11 @@ class PageRequest:
             return None
         self.set_cookie("flash", "", max_age_s=0)
         return self.site.signer.unpack("flash", packed)
+
+
+def markdown_path(path: str) -> str:
+    """Return the path of a page's version in Markdown; "" if it has none."""
+    return f"{path}.md" if path.startswith(MARKDOWN_FOLDER) else MARKDOWN_PATHS.get(path, "")
 
 
 class MarkdownRequest(PageRequest):
@@ -377,7 +459,7 @@ def security_headers(*, secure: bool, form_action: str = "") -> dict[str, str]:
         "x-frame-options": "DENY",
         "referrer-policy": "same-origin",
         "cross-origin-opener-policy": "same-origin",
-        "permissions-policy": "camera=(), microphone=(), geolocation=()",
+        "permissions-policy": "camera=(), microphone=(self), geolocation=()",
     }
     if secure:
         headers["strict-transport-security"] = "max-age=31536000"
@@ -445,7 +527,7 @@ def restore_draft(page: PageRequest, *paths: str) -> None:
         page.form.values[name] = typed[0] if typed else ""
         page.form.lists[name] = typed
     page.form.is_restored = True
-    message = page.gettext("What you typed before the sign-in stands here again. Look it over, and send it.")
+    message = page.gettext("Your input from before you signed in has been restored. Check it and submit the form.")
     page.notice = ["good", message]
 
 

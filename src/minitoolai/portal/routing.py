@@ -39,9 +39,16 @@ Function = Callable[[PageRequest], Awaitable[Response]]
 READING: Final = ("GET", "HEAD")
 #: The other methods; browsers send only the first.
 CHANGING: Final = ("POST", "PUT", "PATCH", "DELETE")
+#: Pages that may change something when they are opened: they are not part of the view of an account.
+WRITING_PAGES: Final = frozenset({"/topup/done", "/topup/auto/done"})
 #: The page that sets up a second factor: all that an admin without a required one can reach.
 SECOND_FACTOR_PATH: Final = "/account/second-factor"
-_is_valid_host: Final = re.compile(r"[0-9A-Za-z!$&'()*+,;=\-._~:\[\]@%]*").fullmatch
+#: Pages that the user of a suspended account may still read: usage, charges and payments.
+OPEN_WHEN_SUSPENDED: Final = frozenset(
+    ("/usage", "/usage/usage.csv", "/usage/requests", "/balance", "/balance/statement.csv")
+    + ("/invoices", "/invoices/{invoice}", "/invoices/statements/{month}")
+)
+is_valid_host: Final = re.compile(r"[0-9A-Za-z!$&'()*+,;=\-._~:\[\]@%]*").fullmatch
 
 
 class LanguageConvertor(StringConvertor):
@@ -81,6 +88,9 @@ class PageHandler(msgspec.Struct, frozen=True):
             return server_error(page)
 
     async def _run(self, page: PageRequest) -> Response:
+        is_view = page.viewed is not None and self.access != "admin"
+        if is_view and (self.methods != READING or self.path in WRITING_PAGES):
+            return _read_only(page)
         if self.is_form:
             page.form = parse_form(await _read_form(page.request))
             session_ended = self.access != "public" and page.user is None and page.is_same_origin
@@ -90,11 +100,19 @@ class PageHandler(msgspec.Struct, frozen=True):
             save_draft(page, self.draft_fields)
             return _redirect_to_sign_in(page, explain=self.is_form)
         if self.access != "public" and page.lacks_second_factor and not self.path.startswith(SECOND_FACTOR_PATH):
-            message = page.gettext("Admins need a second factor here. Set it up, and all pages are open to you again.")
+            message = page.gettext("Admins must use a second factor. Set one up to continue.")
             return page.redirect(SECOND_FACTOR_PATH, flash=message, kind="warn")
         if self.access == "admin" and not page.member.is_admin:
             return not_found(page)
+        if is_view:
+            page.show_as_customer()
+        if self.access != "public" and page.member.suspended_ms is not None and not self._is_open_when_suspended:
+            return page.render("frame/suspended.html", 403)
         return await self.function(page)
+
+    @property
+    def _is_open_when_suspended(self) -> bool:
+        return self.path in OPEN_WHEN_SUSPENDED and not self.is_form
 
 
 #: What the list HANDLERS of a page module holds.
@@ -154,7 +172,7 @@ async def _redirect_to_parent(page: PageRequest) -> Response:
 
 def _redirect_to_sign_in(page: PageRequest, *, explain: bool) -> Response:
     """Redirect to the sign-in, which leads back to this page, or to the page of this form."""
-    message = page.gettext("You were signed out in the meantime. Sign in, and you are led back to the form.")
+    message = page.gettext("You have been signed out. Sign in to return to the form.")
     return page.redirect(f"/signin?next={quote(page.full_path)}", flash=message if explain else "", kind="warn")
 
 
@@ -172,7 +190,7 @@ def path_language(request: Request, default: str = DEFAULT) -> str:
 
 def check_host(request: Request) -> None:
     """Refuse an invalid Host header with HTTPException 400: links are built from it."""
-    if not _is_valid_host(request.headers.get("host", "")):
+    if not is_valid_host(request.headers.get("host", "")):
         raise HTTPException(400, "Invalid host header")
 
 
@@ -190,18 +208,25 @@ def _stale_form(page: PageRequest) -> Response:
     _ = page.gettext
     return page.error_page(
         403,
-        _("This form has grown old"),
-        _("It belongs to another session, or your browser keeps no cookies. Load the page anew and try again."),
+        _("This form has expired"),
+        _("It belongs to another session, or your browser blocks cookies. Reload the page and try again."),
         can_reload=True,
+    )
+
+
+def _read_only(page: PageRequest) -> Response:
+    """403: an admin who views an account as its customer sees it tried to change something."""
+    _ = page.gettext
+    page.show_as_customer()
+    return page.error_page(
+        403, _("This view is read-only"), _("You are viewing the site as a customer. You cannot change anything here.")
     )
 
 
 def not_found(page: PageRequest) -> Response:
     """404."""
     _ = page.gettext
-    return page.error_page(
-        404, _("There is nothing here"), _("The page may have moved, or the address has a slip in it.")
-    )
+    return page.error_page(404, _("Page not found"), _("The page may have moved, or the address is mistyped."))
 
 
 async def not_found_page(page: PageRequest) -> Response:
@@ -213,7 +238,7 @@ async def method_not_allowed(page: PageRequest) -> Response:
     """405."""
     _ = page.gettext
     response = page.error_page(
-        405, _("That is not how it works"), _("This page cannot be asked in that way."), can_reload=True
+        405, _("Method not allowed"), _("This page does not accept this kind of request."), can_reload=True
     )
     response.headers["allow"] = "GET, HEAD"
     return response
@@ -223,7 +248,7 @@ def server_error(page: PageRequest) -> Response:
     """500."""
     _ = page.gettext
     return page.error_page(
-        500, _("Something broke on our side"), _("It has been written down. Nothing of yours is lost.")
+        500, _("Something went wrong on our side"), _("The error has been logged. None of your data is lost.")
     )
 
 
@@ -232,7 +257,7 @@ def too_many_requests(page: PageRequest, wait_s: int) -> Response:
     minutes = -(-wait_s // 60)
     _, n_ = page.gettext, page.ngettext
     message = n_("Please try again in %(num)d minute.", "Please try again in %(num)d minutes.", minutes)
-    response = page.error_page(429, _("That was a little often"), message % {"num": minutes})
+    response = page.error_page(429, _("Too many attempts"), message % {"num": minutes})
     response.headers["retry-after"] = str(wait_s)
     return response
 
@@ -243,15 +268,15 @@ def error_response(page: PageRequest, error: ServiceError | StoreError) -> Respo
     if isinstance(error, NotFound):
         return not_found(page)
     if isinstance(error, BodyTooLarge):
-        message = _("A form may have %(most)s kB; this one has more.") % {"most": MAX_FORM_BYTES // 1024}
-        return page.error_page(413, _("That was too much"), message, can_reload=True)
+        message = _("Forms are limited to %(most)s kB.") % {"most": MAX_FORM_BYTES // 1024}
+        return page.error_page(413, _("The form is too large"), message, can_reload=True)
     if isinstance(error, InvalidRequest | ClientLeft):
-        message = _("What was sent could not be read. Load the page anew and try again.")
-        return page.error_page(400, _("That did not work"), message, can_reload=True)
+        message = _("Your request could not be read. Reload the page and try again.")
+        return page.error_page(400, _("The request failed"), message, can_reload=True)
     if isinstance(error, ReportTooLarge):
         message = _("This report takes too long. Choose a shorter period, or download it as a file.")
-        return page.error_page(503, _("That was too much"), message, can_reload=True)
+        return page.error_page(503, _("The form is too large"), message, can_reload=True)
     if isinstance(error, Overloaded):
-        return page.error_page(503, _("Much is going on"), _("Please try again in a moment. Nothing was changed."))
+        return page.error_page(503, _("The server is busy"), _("Please try again in a moment. Nothing was changed."))
     log.error("page %s failed: %s", page.path, error, exc_info=error)
     return server_error(page)

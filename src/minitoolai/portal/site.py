@@ -12,31 +12,45 @@ from typing import Any, Literal
 
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import escape
 
 from minitoolai.accounts.email_changes import EmailChanges
 from minitoolai.accounts.keys import KeyVerifier
-from minitoolai.accounts.mail import build_mailer
+from minitoolai.accounts.mail import Mailer, build_mailer
 from minitoolai.accounts.passwords import Passwords
 from minitoolai.accounts.rate_limits import Failures, Throttle
 from minitoolai.accounts.second_factors import SecondFactors
 from minitoolai.accounts.users import Users
 from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
-from minitoolai.billing.stripe import Checkout, build_checkout
+from minitoolai.billing.auto_topup import AutoTopups
+from minitoolai.billing.cashier import Cashier
+from minitoolai.billing.coupons import sign_up_credit
+from minitoolai.billing.notices import NoticeWatcher
+from minitoolai.billing.providers.registry import build_providers
+from minitoolai.billing.traffic import TrafficCounter
 from minitoolai.billing.usage import RevenueCache, UsageCache
+from minitoolai.chat.catalog_reload import CatalogReload
+from minitoolai.core.catalog.catalog import Model
+from minitoolai.core.catalog.shop import DARK, Logo, Shop, mix
 from minitoolai.core.clock import Clock
 from minitoolai.core.marks import MarkCodec
 from minitoolai.core.signing import SecretKeys
 from minitoolai.http.failure_limits import FailureLimits
-from minitoolai.images.certificates import certificate_digest
-from minitoolai.images.check import MarkChecker
+from minitoolai.httpclient.client import HttpClient
+from minitoolai.images.provenance.certificates import certificate_digest
+from minitoolai.images.provenance.check import MarkChecker
 from minitoolai.images.results import PublicAddress
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.i18n import LANGUAGES, N_, formatter, translations
+from minitoolai.portal.names import isolate, isolate_text
+from minitoolai.portal.notice_mail import NoticeMailer
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
-from minitoolai.storage.marks import generations_at
+from minitoolai.storage.tables.marks import generations_at
+from minitoolai.storage.text_index import TextIndex
 from minitoolai.storage.writer import Writer
+from minitoolai.transcription.build import Transcriptions
 
 #: The access that a page requires.
 Access = Literal["public", "user", "admin"]
@@ -58,7 +72,9 @@ NAVIGATION = (
     NavigationEntry("/topup", N_("Top up"), "user"),
     NavigationEntry("/admin", N_("Admin"), "admin"),
     NavigationEntry("/docs", N_("Guide")),
+    NavigationEntry("/reference", N_("Reference")),
     NavigationEntry("/prices", N_("Prices")),
+    NavigationEntry("/search", N_("Search")),
 )
 
 STATIC_FOLDER = Path(__file__).parent / "static"
@@ -78,6 +94,54 @@ class StaticFile(msgspec.Struct, frozen=True):
     body: bytes
     gzipped: bytes
     media_type: str
+
+
+class ShopFiles:
+    """The logo and the colours of a shop, under URLs that change with them."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
+        logo = shop.logo or Logo(letter_logo(shop).encode(), "image/svg+xml")
+        colours = shop_colours(shop).encode()
+        digest = hashlib.sha256(logo.body + b"\0" + colours).hexdigest()[:12]
+        self.logo, self.colours = f"shop-{digest}/logo", f"shop-{digest}/colours.css"
+        self._files = {
+            self.logo: StaticFile(logo.body, gzip.compress(logo.body, mtime=0), logo.media_type),
+            self.colours: StaticFile(colours, gzip.compress(colours, mtime=0), "text/css"),
+        }
+
+    def find(self, path: str) -> StaticFile | None:
+        """Return the file for a path below /static/, or None."""
+        return self._files.get(path.strip("/"))
+
+
+def letter_logo(shop: Shop) -> str:
+    """Return the first letter of the shop's name as SVG."""
+    fill = shop.accent or "#2f5bd8"
+    letter = escape(shop.name[:1].upper())
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">'
+        f'<rect width="32" height="32" rx="9" fill="{fill}"/>'
+        '<text x="16" y="23" font-family="sans-serif" font-size="20" font-weight="700" text-anchor="middle" '
+        f'fill="#fff">{letter}</text></svg>'
+    )
+
+
+def shop_colours(shop: Shop) -> str:
+    """Return the style sheet with the shop's colours; "" if it has none. White text on buttons stays readable."""
+    if not shop.accent:
+        return ""
+    light, dark = shop.accent, shop.accent_dark
+    pairs = {
+        "accent": (light, dark),
+        "accent-strong": (mix(light, "#000000", 0.25), mix(dark, "#ffffff", 0.35)),
+        "accent-fill": (light, light),
+        "accent-fill-over": (mix(light, "#000000", 0.15), mix(light, "#000000", 0.15)),
+        "accent-wash": (mix("#ffffff", light, 0.08), mix(DARK[0], dark, 0.1)),
+        "chart-1": (light, dark),
+    }
+    lines = "".join(f"--{name}:light-dark({on_light},{on_dark});" for name, (on_light, on_dark) in pairs.items())
+    return f":root{{{lines}}}"
 
 
 class StaticFiles:
@@ -122,11 +186,11 @@ class Site:
     keys: KeyVerifier
     reports: Reports
     auditor: Auditor
-    #: None if card payments are not configured.
-    checkout: Checkout | None
+    traffic: TrafficCounter
+    #: Payments through all configured providers.
+    cashier: Cashier
+    auto_topups: AutoTopups
     secret_keys: SecretKeys
-    #: The address of the site without a trailing slash; empty to take it from each request.
-    public_url: str
     #: The address for links in e-mails: the same, or else the one listened on, never one that a request names.
     address: PublicAddress
     is_signup_open: bool
@@ -139,19 +203,41 @@ class Site:
     tries_factor: int
     #: Reads the marks of uploaded images.
     checker: MarkChecker
+    #: Reads the catalog again, for admins.
+    catalog_reload: CatalogReload
+    #: Transcribe recordings that a page receives.
+    transcription: Transcriptions
+    mailer: Mailer
+    #: For development: customers may have notices sent to any address.
+    allows_insecure_webhooks: bool
+
+    @property
+    def shop(self) -> Shop:
+        """The name, the colours and the pages of the shop, as the catalog has them now."""
+        return self.reports.catalog.shop
+
+    @property
+    def public_url(self) -> str:
+        """The address of the site without a trailing slash; empty to take it from each request."""
+        return self.address.public_url
 
     async def run(self) -> None:
         """Run the background tasks of the pages until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.keys.record_last_used(self.writer))
-            if self.checkout is not None:
-                tasks.create_task(self.checkout.poll())
+            tasks.create_task(self.traffic.run())
+            tasks.create_task(NoticeWatcher(self.database, self.writer, self.clock).run())
+            tasks.create_task(
+                NoticeMailer(self.database, self.writer, self.mailer, self.address, self.reports.catalog).run()
+            )
+            if self.cashier.providers:
+                tasks.create_task(self.cashier.poll())
+                tasks.create_task(self.auto_topups.run())
 
     async def close(self) -> None:
         """Wait for pending e-mails, and stop the threads."""
         await self.users.close()
-        if self.checkout is not None:
-            self.checkout.close()
+        self.cashier.close()
 
     @cached_property
     def email_changes(self) -> EmailChanges:
@@ -185,6 +271,33 @@ class Site:
     def static_files(self) -> StaticFiles:
         return StaticFiles()
 
+    @property
+    def shop_files(self) -> ShopFiles:
+        """The files of the shop, made anew when the catalog was replaced."""
+        files: ShopFiles | None = self._shop_files.get("now")
+        if files is None or files.shop is not self.shop:
+            files = self._shop_files["now"] = ShopFiles(self.shop)
+        return files
+
+    @cached_property
+    def _shop_files(self) -> dict[str, ShopFiles]:
+        return {}
+
+    @property
+    def logo_url(self) -> str:
+        """The URL of the logo."""
+        return f"/static/{self.shop_files.logo}" if self.shop.is_own else self.static_files.url("mark.svg")
+
+    @property
+    def colours_url(self) -> str:
+        """The URL of the style sheet with the shop's colours; "" if it has none."""
+        return f"/static/{self.shop_files.colours}" if self.shop.accent else ""
+
+    @cached_property
+    def search_indexes(self) -> dict[str, tuple[dict[str, Model], TextIndex]]:
+        """Language → the index of its pages, and the models for which it was made."""
+        return {}
+
     @cached_property
     def _environments(self) -> dict[str, Environment]:
         return {}
@@ -210,6 +323,8 @@ class Site:
         formats = formatter(lang)
         for name in ("number", "percent", "money", "cents", "day", "moment"):
             environment.filters[name] = getattr(formats, name)
+        environment.globals["foreign"] = formats.foreign
+        environment.filters.update(isolate=isolate, isolate_text=isolate_text)
         environment.globals.update(
             lang=lang,
             languages=LANGUAGES,
@@ -230,21 +345,32 @@ def build_site(
     auditor: Auditor,
     secret_keys: SecretKeys,
     address: PublicAddress,
+    catalog_reload: CatalogReload,
+    transcription: Transcriptions,
+    http: HttpClient,
 ) -> Site:
     """Return the services behind the pages. Raises SettingsError if the mail settings are incomplete."""
     factors = SecondFactors(database, clock, secret_keys)
+    catalog = reports.catalog
+    cashier = Cashier(database, writer, clock, catalog, build_providers(settings, http))
+    mailer = build_mailer(settings, catalog.shop)
     return Site(
         database=database,
         writer=writer,
         clock=clock,
-        users=Users(database, writer, Passwords(), build_mailer(settings), clock, factors),
+        users=Users(
+            database, writer, Passwords(), mailer, clock, factors, sign_up_credit(settings, clock, secret_keys)
+        ),
         factors=factors,
         keys=keys,
         reports=reports,
         auditor=auditor,
-        checkout=build_checkout(settings, database, writer, clock),
+        traffic=TrafficCounter(database, writer, clock),
+        cashier=cashier,
+        auto_topups=AutoTopups(database, writer, clock, catalog, cashier),
+        mailer=mailer,
+        allows_insecure_webhooks=settings.webhook_insecure,
         secret_keys=secret_keys,
-        public_url=settings.public_url.rstrip("/"),
         address=address,
         is_signup_open=settings.signup,
         is_second_factor_required=settings.admin_second_factor,
@@ -255,5 +381,8 @@ def build_site(
             MarkCodec(secret_keys),
             lambda second: database.read_async(generations_at, second),
             lambda: certificate_digest(settings),
+            reports.stand_ins.shown_model,
         ),
+        catalog_reload=catalog_reload,
+        transcription=transcription,
     )

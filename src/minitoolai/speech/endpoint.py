@@ -20,7 +20,7 @@ from minitoolai.speech.service import SpeechRun, SpeechService
 # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────
 
 FORMATS = get_args(AudioFormat)
-SLOWEST, FASTEST = 0.5, 2.0
+SLOWEST, FASTEST = 0.25, 4.0
 _OURS = frozenset(("model", "input", "voice", "response_format", "speed", "stream_format", "language"))
 
 
@@ -38,7 +38,11 @@ def parse_speech(body: bytes) -> SpeechRequest:
         voice=_optional(fields, "voice"),
         format=cast(AudioFormat, form),
         speed=number(fields, "speed", SLOWEST, FASTEST) or 1.0,
-        fields={key: value for key, value in fields.items() if key not in _OURS and value is not None},
+        fields={
+            key: value
+            for key, value in fields.items()
+            if key not in _OURS and value is not None and not (key == "instructions" and value == "")
+        },
         as_events=_choice(fields, "stream_format", ("audio", "sse")) == "sse",
         language=_optional(fields, "language"),
     )
@@ -62,6 +66,7 @@ _CONTENT_TYPES = {
     "wav": b"audio/wav",
     "flac": b"audio/flac",
     "opus": b"audio/ogg; codecs=opus",
+    "aac": b"audio/aac",
     "pcm": b"audio/pcm",
 }
 

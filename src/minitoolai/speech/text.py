@@ -11,41 +11,39 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from minitoolai.core.catalog import VoiceEntry, find_voice, language_of, suggest_names, voices_by_name
+from minitoolai.core.catalog.catalog import VoiceEntry, find_voice, language_of, suggest_names, voices_by_name
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import SpeechRequest, SpeechSegment
+from minitoolai.speech.markup import FILL, blank_markup
 
 _SPEAKABLE = re.compile(r"[^\W_]")
-# The repetitions are bounded, so that the search takes linear time for any text.
-_MARKUP = re.compile(
-    r"<\s{0,3}/?\s{0,3}(speak|break|prosody|phoneme|say-as|emphasis|voice|audio|sub)\b[^<>]{0,200}>", re.I
-)
 #: Language of a voice that accepts text in any language.
 ANY = "*"
 
 
 class SpeechText:
-    """Text as spoken by one voice. `unspoken` counts the characters in scripts that the voice cannot read."""
+    """Text as spoken by one voice, its markup blanked. `unspoken` counts characters in scripts that it cannot read."""
 
     def __init__(self, text: str, voice: VoiceEntry) -> None:
-        self._text = text
+        self.text = text if voice.language == ANY else blank_markup(text)
         self._skips = None if voice.language == ANY or text.isascii() else unreadable_words(voice.language)
         self.unspoken = sum(len(run) for run in self._skips.findall(text)) if self._skips else 0
 
     @property
     def characters(self) -> int:
         """The number of characters to charge for."""
-        return len(self._text) - self.unspoken
+        return len(self.text) - self.unspoken
 
     def pieces(self) -> Iterator[SpeechSegment]:
         """Yield the segments to speak, lazily."""
         skipped = 0
-        for sentence, end in sentences(self._text):
+        for sentence, end in sentences(self.text):
             spoken = sentence
             if self._skips:
                 spoken = self._skips.sub("", sentence)
                 skipped += len(sentence) - len(spoken)
-            yield SpeechSegment(spoken, end - skipped)
+            if spoken := spoken.replace(FILL, "").strip():
+                yield SpeechSegment(spoken, end - skipped)
 
 
 def choose_voice(request: SpeechRequest, default: str, voices: list[VoiceEntry]) -> VoiceEntry:
@@ -70,39 +68,35 @@ def _voices_for(language: str, voices: list[VoiceEntry]) -> list[VoiceEntry]:
     return matching
 
 
-def check_text(request: SpeechRequest, voice: VoiceEntry, voices: list[VoiceEntry]) -> None:
-    """Raise InvalidRequest if the voice cannot speak the text: no letters or digits, markup, or another language."""
-    text = request.text
-    if _SPEAKABLE.search(text) is None:
+def check_text(speech: SpeechText, voice: VoiceEntry, voices: list[VoiceEntry]) -> None:
+    """Raise InvalidRequest if the voice cannot speak the text: no letters or digits, or mostly another script."""
+    if _SPEAKABLE.search(speech.text) is None:
         raise InvalidRequest(
-            "input has nothing to speak: it needs at least one letter or digit", param="input", code="nothing_to_speak"
+            "input has nothing to speak: it needs at least one letter or digit outside of markup and code",
+            param="input",
+            code="nothing_to_speak",
         )
     if voice.language == ANY:
         return
-    markup = _MARKUP.search(text)
-    if markup is not None:
-        raise InvalidRequest(
-            f"input holds {markup[0][:40]!r}: SSML is not supported and would be read aloud; send plain text",
-            param="input",
-            code="markup_not_supported",
-        )
-    script = foreign_script(text, voice.language)
+    script = foreign_script(speech.text, voice.language)
     if script is not None:
         raise _language_error(
             f"input is written in {script}, which the voice {voice.id} does not speak", voices, "input"
         )
-    if request.language is None:
-        _check_stop_words(text, voice, voices)
 
 
-def _check_stop_words(text: str, voice: VoiceEntry, voices: list[VoiceEntry]) -> None:
-    code, spoken = detect_language(text), language_of(voice.language)
-    # Accept English for every voice: texts in all languages quote it.
-    if code is None or code in ("en", spoken):
-        return
-    raise _language_error(
-        f'input reads as {LANGUAGE_NAMES[code]}, which the voice {voice.id} does not speak (add "language": "{spoken}" '
-        "if that is wrong)",
+def sample_of(request: SpeechRequest, speech: SpeechText, voice: VoiceEntry) -> str | None:
+    """Return the part of the text to detect the language of; None if the voice or the caller makes that needless."""
+    if voice.language == ANY or request.language is not None:
+        return None
+    return speech.text[:SAMPLE].replace(FILL, "")
+
+
+def wrong_language(code: str, voice: VoiceEntry, voices: list[VoiceEntry]) -> InvalidRequest:
+    """Return the error for a text in another language than the voice's."""
+    return _language_error(
+        f"input reads as {LANGUAGE_NAMES.get(code, code)}, which the voice {voice.id} does not speak "
+        f'(add "language": "{language_of(voice.language)}" if that is wrong)',
         voices,
         "input",
     )
@@ -121,12 +115,16 @@ def _language_error(message: str, voices: list[VoiceEntry], param: str) -> Inval
 # Numbers, abbreviations and initials are never split; sentences that are too long are split at a clause.
 
 #: Maximum length of the first segment, in characters. It is short, so that the audio starts soon.
-FIRST_LONGEST = 160
+FIRST_LONGEST = 100
+#: A digit is read as about this many characters: "$45.90" is "forty-five dollars and ninety cents".
+_DIGIT_LENGTH = 3
 #: Maximum length of all other segments.
 LONGEST = 400
 
 # Every alternative can only match where it starts, so the search takes linear time for any text.
-_SENTENCE_END = re.compile(r"""(?<![.!?…])[.!?…]++["'”’»)\]]*+\s+|[。！？]++["'”’»」』）]*+\s*|\n\s*""")
+_SENTENCE_END = re.compile(
+    r"""(?<![.!?…])[.!?…]++["'”’»)\]\u200b]*+\s[\s\u200b]*|[。！？]++["'”’»」』）]*+\s*|\n[\s\u200b]*"""
+)
 _CLAUSE_END = re.compile(r"[,;:—–]\s+|[、，；：]")
 _WORD = re.compile(r"""[^\s"'“”‘’«»()\[\]]*\Z""")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]\Z")
@@ -147,11 +145,22 @@ def sentences(text: str) -> Iterator[tuple[str, int]]:
     start, longest = 0, FIRST_LONGEST
     while start < len(text):
         end = _end_of_sentence(text, start, longest)
+        if longest == FIRST_LONGEST:
+            end = _shorter_first(text, start, end)
         sentence = text[start:end].strip()
         start = end
         if sentence:
             yield sentence, end
             longest = LONGEST
+
+
+def _shorter_first(text: str, start: int, end: int) -> int:
+    """Return where to end the first segment: at its first clause if the numbers in it make it long."""
+    segment = text[start:end]
+    if len(segment) + (_DIGIT_LENGTH - 1) * sum(map(str.isdigit, segment)) <= FIRST_LONGEST:
+        return end
+    clause = _CLAUSE_END.search(text, start + FIRST_LONGEST // 5, end)
+    return end if clause is None else clause.end()
 
 
 def _end_of_sentence(text: str, start: int, longest: int) -> int:
@@ -197,23 +206,20 @@ def _split_long(text: str, start: int, stop: int) -> int:
     return blank + 1 if blank > start else stop
 
 
-# ── script and language ───────────────────────────────────────────────────────────────────────────────────
+# ── script ───────────────────────────────────────────────────────────────────────────────────
 #
-# Language detection, by script if possible, else by stop words. A text without a clear result is accepted.
+# The script tells most languages. engines/speech/reading/language.py tells those in Latin script.
 
 #: Script → (character ranges of its letters, languages written in it, name for error messages).
 _SCRIPTS: dict[str, tuple[str, frozenset[str], str]] = {
     script: (entry["letters"], frozenset(entry["languages"].split()), entry["name"])
     for script, entry in _DATA["scripts"].items()
 }
-#: Language code → its frequent short words (stop words).
-_STOP_WORDS: dict[str, frozenset[str]] = {code: frozenset(words.split()) for code, words in _DATA["stopwords"].items()}
 #: Language code → English name.
 LANGUAGE_NAMES: dict[str, str] = _DATA["language_names"]
 _LETTER = re.compile(r"[^\W\d_]")
-_LETTERS = re.compile(r"[^\W\d_]+")
-#: Number of characters examined for stop words, and for scripts. Bounds the time for a long text.
-_SAMPLE = 4000
+#: Number of characters examined for the language, and for scripts. Bounds the time for a long text.
+SAMPLE = 4000
 _LONG_SAMPLE = 20_000
 
 
@@ -239,17 +245,3 @@ def foreign_script(text: str, voice_language: str) -> str | None:
     # Japanese uses both Kana and Han, Chinese never uses Kana.
     name = "Kana" if counts.get("Kana") else max(counts, key=lambda script: counts[script])
     return _SCRIPTS[name][2]
-
-
-def detect_language(text: str) -> str | None:
-    """Return the code of the language with clearly the most stop words in the text, or None if it is unclear."""
-    words = [word.lower() for word in _LETTERS.findall(text[:_SAMPLE])]
-    if len(words) < 3:
-        return None
-    counts = {code: sum(word in small for word in words) for code, small in _STOP_WORDS.items()}
-    best = max(counts, key=lambda code: counts[code])
-    rivals = max(count for code, count in counts.items() if code != best)
-    english = counts["en"]
-    if best == "en" or counts[best] < 3 or counts[best] <= rivals or counts[best] < 2 * english + 1:
-        return best if best == "en" and counts[best] >= 3 else None
-    return best if counts[best] * 4 >= len(words) else None

@@ -47,9 +47,26 @@ class SelectByIds(NamedTuple):
     lock: bool = False
 
 
+class PriceParts(NamedTuple):
+    """SQL that splits `g.price_split`, a list of lists (core/catalog/prices.py), into rows: table and columns."""
+
+    source: str
+    bucket: str
+    units: str
+    price: str
+
+    @property
+    def nano(self) -> str:
+        """SQL for the cost in whole nano-dollars, as `nano_of` rounds it, without overflow of its steps."""
+        thousandths = f"({self.price} - {self.price} / 1000 * 1000)"
+        return f"({self.units} * ({self.price} / 1000) + {self.units} * {thousandths} / 1000)"
+
+
 class Connection(Protocol):
     """One database session, used by one thread at a time."""
 
+    #: Splits the prices of generations by bucket.
+    price_parts: PriceParts
     #: Suffix of a SELECT that claims work: rows locked by another process are skipped, so no two claim the same row.
     skip_locked: str
 

@@ -54,6 +54,9 @@ accounts = Table(
     Column("version", Int64, nullable=False, server_default="0"),
     Column("is_system", Integer, nullable=False, server_default="0"),
     Column("created_ms", Int64, nullable=False),
+    # The end of its last plan, while it has a purse that is not closed. Read with the balance, so that requests of
+    # accounts without a plan need no other look-up.
+    Column("purse_until_ms", Int64),
     CheckConstraint("held >= 0", name="held_not_negative"),
     CheckConstraint("is_system = 1 OR posted - held >= 0", name="never_below_zero"),
     CheckConstraint("is_system IN (0, 1)", name="is_system_is_a_flag"),
@@ -73,6 +76,11 @@ users = Table(
     Column("language", Text),
     # A deleted user stays as a row without e-mail address and password, because the ledger refers to its account.
     Column("deleted_ms", Int64),
+    # The keys of a suspended account are refused. The reason is shown to the customer.
+    Column("suspended_ms", Int64),
+    Column("suspended_reason", Text),
+    # The prices of this group in the catalog apply. NULL: the list prices.
+    Column("price_group", Text),
     CheckConstraint("is_admin IN (0, 1)", name="is_admin_is_a_flag"),
     sqlite_strict=True,
 )
@@ -184,8 +192,11 @@ holds = Table(
     # For a key with a budget: the budget, and the time that determines its day and month.
     Column("budget_id", Text),
     Column("budget_ms", Int64),
-    CheckConstraint("amount > 0", name="amount_positive"),
-    _one_of("kind", "chat", "image", "speech"),
+    # The purse that pays instead of the account. No foreign key: the audit compares it with the purse's owner.
+    Column("purse_id", Int64),
+    # Zero for a free model.
+    CheckConstraint("amount >= 0", name="amount_not_negative"),
+    _one_of("kind", "chat", "image", "speech", "transcription"),
     _one_of("state", "pending", "posted", "voided"),
     CheckConstraint("progress BETWEEN 0 AND amount", name="progress_within_amount"),
     CheckConstraint("settled BETWEEN 0 AND amount", name="settled_within_amount"),
@@ -236,7 +247,7 @@ generations = Table(
     Column("webhook_url", Text),
     # Bytes of text, audio or image that were delivered; NULL if that was not recorded.
     Column("delivered_bytes", Int64),
-    # Units and prices by bucket as JSON (core/prices.py), where the columns above do not say all.
+    # Units and prices by bucket as JSON (core/catalog/prices.py), where the columns above do not say all.
     Column("price_split", Text),
     _one_of("state", "queued", "running", "succeeded", "failed", "cancelled"),
     CheckConstraint("cost >= 0", name="cost_not_negative"),
@@ -269,6 +280,33 @@ key_spending = Table(
     sqlite_strict=True,
 )
 
+#: Refunds of charges, one row for each, with the columns needed to report them by the generation's day. No foreign key
+#: refers to the generation, because archived ones are in files.
+refunds = Table(
+    "refunds",
+    metadata,
+    Column("generation_id", Int64, primary_key=True, autoincrement=False),
+    # Counts the refunds of the generation from 1.
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    # The reference of its transfer.
+    Column("external_ref", Text, nullable=False, unique=True),
+    Column("amount", Int64, nullable=False),
+    # The sum of all refunds up to this one, and what the generation was charged.
+    Column("total", Int64, nullable=False),
+    Column("cost", Int64, nullable=False),
+    # Of the generation.
+    Column("kind", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("began_ms", Int64, nullable=False),
+    CheckConstraint("amount > 0", name="amount_positive"),
+    CheckConstraint("total >= amount AND total <= cost", name="within_the_charge"),
+    Index("ix_refunds_account", "account_id", "began_ms"),
+    Index("ix_refunds_began_ms", "began_ms"),
+    sqlite_strict=True,
+)
+
 #: Sums of the settled generations, written in the transaction of each settle. `day` counts UTC days since 1970 and is
 #: the day on which the generations began. Without a row ID, a settle changes one page.
 usage_days = Table(
@@ -286,6 +324,51 @@ usage_days = Table(
     # The known upstream costs.
     Column("purchase", Int64, nullable=False),
     Index("ix_usage_days_day", "day"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+#: Of the rows of `usage_days`, the tokens and fees that have a price of their own. Most requests have none.
+usage_buckets = Table(
+    "usage_buckets",
+    metadata,
+    Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("day", Int64, primary_key=True, autoincrement=False),
+    Column("kind", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("bucket", Text, primary_key=True),
+    Column("units", Int64, nullable=False),
+    # Nano-dollars, rounded down for each request.
+    Column("cost", Int64, nullable=False),
+    Index("ix_usage_buckets_day", "day"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+#: Sums of the generations for dashboards, by engine and with failures and times. Written by a background task after the
+#: generations have ended (storage/insight/traffic.py), never by a request.
+traffic_days = Table(
+    "traffic_days",
+    metadata,
+    # 0 stands for all accounts. No foreign key: the task that writes it must not wait for locks of accounts.
+    Column("account_id", Int64, primary_key=True, autoincrement=False),
+    Column("day", Int64, primary_key=True, autoincrement=False),
+    Column("kind", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("engine", Text, primary_key=True),
+    Column("requests", Int64, nullable=False),
+    Column("failures", Int64, nullable=False),
+    # `known` is the part of `cost` with a known upstream cost, which is `purchase`.
+    Column("cost", Int64, nullable=False),
+    Column("purchase", Int64, nullable=False),
+    Column("known", Int64, nullable=False, server_default="0"),
+    # Times are in milliseconds: of the `timed` requests that succeeded, and of the `streamed` ones with a first token.
+    Column("timed", Int64, nullable=False),
+    Column("duration_ms", Int64, nullable=False),
+    Column("streamed", Int64, nullable=False),
+    Column("first_token_ms", Int64, nullable=False),
+    Index("ix_traffic_days_day", "day", "account_id"),
     sqlite_strict=True,
     sqlite_with_rowid=False,
 )
@@ -335,6 +418,45 @@ idempotency_keys = Table(
     sqlite_strict=True,
 )
 
+#: Stored responses of `/v1/responses`. Each has the ID of its generation. No foreign key refers to that one, because a
+#: queued response is written before its hold.
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    # The response that this one continues. Its items are not stored again.
+    Column("previous_id", Int64),
+    Column("model", Text, nullable=False),
+    Column("is_background", Integer, nullable=False),
+    # A background response in progress, or one that has just ended: it is not deleted yet.
+    Column("is_open", Integer, nullable=False),
+    Column("cancelled_ms", Int64),
+    Column("created_ms", Int64, nullable=False),
+    Column("expires_ms", Int64, nullable=False),
+    # Bytes of the two objects below as JSON.
+    Column("request_bytes", Int64, nullable=False),
+    Column("response_bytes", Int64, nullable=False),
+    # Compressed, and encrypted under a key derived from the server's secret.
+    Column("request", LargeBinary, nullable=False),
+    Column("response", LargeBinary, nullable=False),
+    CheckConstraint("is_background IN (0, 1)", name="is_background_is_a_flag"),
+    CheckConstraint("is_open IN (0, 1)", name="is_open_is_a_flag"),
+    Index("ix_responses_account", "account_id", "id"),
+    Index("ix_responses_expires_ms", "expires_ms"),
+    _index("ix_responses_open", "id", where="is_open = 1"),
+    sqlite_strict=True,
+)
+
+#: Bytes of the stored responses of each account, for its limit.
+response_totals = Table(
+    "response_totals",
+    metadata,
+    Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("bytes", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
 transfers = Table(
     "transfers",
     metadata,
@@ -366,8 +488,8 @@ outbox = Table(
     "outbox",
     metadata,
     Column("id", Int64, primary_key=True),
-    # One message per finished job, however many delivery attempts it takes.
-    Column("generation_id", Int64, ForeignKey("generations.id"), nullable=False, unique=True),
+    # One message per finished job or notice, however many delivery attempts it takes.
+    Column("generation_id", Int64, ForeignKey("generations.id"), unique=True),
     Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
     Column("url", Text, nullable=False),
     Column("state", Text, nullable=False, server_default="pending"),
@@ -375,6 +497,8 @@ outbox = Table(
     Column("next_ms", Int64, nullable=False),
     Column("created_ms", Int64, nullable=False),
     Column("finished_ms", Int64),
+    Column("notice_id", Int64, ForeignKey("notices.id"), unique=True),
+    CheckConstraint("(generation_id IS NULL) <> (notice_id IS NULL)", name="one_subject"),
     CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state_known"),
     CheckConstraint("(state = 'pending') = (finished_ms IS NULL)", name="finished_means_over"),
     _index("ix_outbox_due", "next_ms", where="state = 'pending'"),
@@ -408,8 +532,13 @@ vouchers = Table(
     Column("expires_ms", Int64),
     Column("redeemed_ms", Int64),
     Column("account_id", Int64, ForeignKey("accounts.id")),
+    # The vouchers that were created together have the same batch.
+    Column("batch", Text),
+    Column("cancelled_ms", Int64),
     CheckConstraint("amount > 0", name="amount_positive"),
     CheckConstraint("(redeemed_ms IS NULL) = (account_id IS NULL)", name="redeemed_by_somebody"),
+    CheckConstraint("redeemed_ms IS NULL OR cancelled_ms IS NULL", name="redeemed_or_cancelled"),
+    _index("ix_vouchers_batch", "batch", where="batch IS NOT NULL"),
     _index("ix_vouchers_account", "account_id", where="account_id IS NOT NULL"),
     Index("ix_vouchers_created", "created_ms", "code_hmac"),
     sqlite_strict=True,
@@ -436,6 +565,13 @@ payments = Table(
     Column("state", Text, nullable=False, server_default="open"),
     Column("created_ms", Int64, nullable=False),
     Column("changed_ms", Int64, nullable=False),
+    # Charged by an automatic top-up.
+    Column("is_auto", Integer, nullable=False, server_default="0"),
+    # The currency that the customer pays in, if that is not the dollar, and the amount in its cents.
+    Column("currency", Text),
+    Column("charged", Int64),
+    # Why the payment was not credited although the provider reported something: `currency`, `amount` or `failed`.
+    Column("problem", Text),
     CheckConstraint("asked > 0", name="asked_positive"),
     CheckConstraint("reversed BETWEEN 0 AND paid", name="reversed_within_paid"),
     CheckConstraint("moved BETWEEN 0 AND paid", name="moved_within_paid"),
@@ -445,6 +581,116 @@ payments = Table(
     Index("ix_payments_intent", "intent"),
     _index("ix_payments_open", "created_ms", where="state = 'open'"),
     _index("ix_payments_owing", "id", where="moved > paid - reversed"),
+    _index("ix_payments_auto", "account_id", "created_ms", where="is_auto = 1"),
+    _index("ix_payments_paid", "provider", "created_ms", where="state = 'paid'"),
+    sqlite_strict=True,
+)
+
+#: Automatic top-ups: the limits that customers consented to, and the saved payment method at the provider.
+auto_topups = Table(
+    "auto_topups",
+    metadata,
+    Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("provider", Text, nullable=False),
+    # The provider's IDs of the customer and of the payment method, and how to show it: "visa …4242".
+    Column("customer", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("method_name", Text, nullable=False),
+    Column("language", Text, nullable=False),
+    Column("threshold", Int64, nullable=False),
+    Column("amount", Int64, nullable=False),
+    Column("daily_cap", Int64, nullable=False),
+    Column("consented_ms", Int64, nullable=False),
+    Column("changed_ms", Int64, nullable=False),
+    # Why it has stopped: `failed` or `cancelled`. NULL: it is running.
+    Column("stopped", Text),
+    # The payment in progress.
+    Column("payment_id", Int64),
+    CheckConstraint("amount > 0 AND daily_cap >= amount", name="cap_covers_one"),
+    CheckConstraint("threshold > 0", name="threshold_positive"),
+    _index("ix_auto_topups_running", "account_id", where="stopped IS NULL"),
+    sqlite_strict=True,
+)
+
+#: Names and addresses of customers for their invoices.
+buyers = Table(
+    "buyers",
+    metadata,
+    Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("name", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("country", Text, nullable=False),
+    Column("tax_number", Text, nullable=False),
+    Column("changed_ms", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+#: The last number of each series of invoices. It is raised in the commit that writes the invoice, so no number is lost.
+invoice_series = Table(
+    "invoice_series",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("last", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+#: Invoices and credit notes. Rows are never changed.
+invoices = Table(
+    "invoices",
+    metadata,
+    Column("series", Text, primary_key=True),
+    Column("number", Int64, primary_key=True, autoincrement=False),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("payment_id", Int64, ForeignKey("payments.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    # In nano-dollars. The total contains the tax.
+    Column("total", Int64, nullable=False),
+    Column("tax", Int64, nullable=False),
+    Column("issued_ms", Int64, nullable=False),
+    # Seller, buyer and tax as they were when it was issued, as JSON (billing/invoices.py).
+    Column("document", Text, nullable=False),
+    CheckConstraint("kind = 'invoice' OR kind = 'credit_note'", name="kind_known"),
+    CheckConstraint("total > 0", name="total_positive"),
+    CheckConstraint("tax >= 0 AND tax <= total", name="tax_within_total"),
+    Index("ix_invoices_account", "account_id", "issued_ms"),
+    Index("ix_invoices_payment", "payment_id"),
+    Index("ix_invoices_issued", "issued_ms", "series", "number"),
+    sqlite_strict=True,
+)
+
+#: Settings for notices.
+notice_settings = Table(
+    "notice_settings",
+    metadata,
+    Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("by_mail", Integer, nullable=False, server_default="1"),
+    Column("webhook_url", Text),
+    # Notify when the balance falls below this. `is_low`: it has; `crossings` counts how often.
+    Column("low_balance", Int64),
+    Column("is_low", Integer, nullable=False, server_default="0"),
+    Column("budgets", Integer, nullable=False, server_default="1"),
+    Column("crossings", Int64, nullable=False, server_default="0"),
+    CheckConstraint("by_mail IN (0, 1)", name="by_mail_is_a_flag"),
+    CheckConstraint("budgets IN (0, 1)", name="budgets_is_a_flag"),
+    CheckConstraint("is_low IN (0, 1)", name="is_low_is_a_flag"),
+    CheckConstraint("low_balance > 0", name="low_balance_positive"),
+    sqlite_strict=True,
+)
+
+#: Notices to customers, each once: `subject` names the crossing that it is about.
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("type", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("data", Text, nullable=False),
+    Column("created_ms", Int64, nullable=False),
+    Column("mail_due", Integer, nullable=False, server_default="0"),
+    CheckConstraint("mail_due IN (0, 1)", name="mail_due_is_a_flag"),
+    Index("uq_notices_once", "account_id", "type", "subject", unique=True),
+    _index("ix_notices_mail_due", "id", where="mail_due = 1"),
     sqlite_strict=True,
 )
 
@@ -454,6 +700,18 @@ webhook_events = Table(
     Column("event_id", Text, primary_key=True),
     Column("provider", Text, nullable=False),
     Column("seen_ms", Int64, nullable=False, index=True),
+    sqlite_strict=True,
+)
+
+#: Objects that hold the uploaded images of image jobs. A row is written before its object and its job, and removed
+#: after the object, so that no upload outlives its job (storage/tables/job_inputs.py).
+job_inputs = Table(
+    "job_inputs",
+    metadata,
+    Column("object_key", Text, primary_key=True),
+    Column("job_id", Int64, nullable=False),
+    Column("created_ms", Int64, nullable=False),
+    Index("ix_job_inputs_job", "job_id"),
     sqlite_strict=True,
 )
 
@@ -467,18 +725,30 @@ workers = Table(
     sqlite_strict=True,
 )
 
-#: Audit trail of admin actions in the portal, written in the same commit. Rows are never changed.
+#: Audit log: actions of admins in the portal and of the command line, written in the same commit. Rows are never
+#: changed.
 admin_actions = Table(
     "admin_actions",
     metadata,
     Column("id", Int64, primary_key=True, autoincrement=False),
-    Column("admin_id", Int64, ForeignKey("accounts.id"), nullable=False),
-    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    # NULL: the command line.
+    Column("admin_id", Int64, ForeignKey("accounts.id")),
+    # NULL: not about one account.
+    Column("account_id", Int64, ForeignKey("accounts.id")),
     Column("action", Text, nullable=False),
     Column("amount", Int64),
     Column("note", Text),
     Column("created_ms", Int64, nullable=False),
-    CheckConstraint("action IN ('grant', 'revoke_keys')", name="action_known"),
+    # Its subject, if that is not the account: a generation, a voucher or a batch of vouchers.
+    Column("subject", Text),
+    # Where it was done: the IP address of the browser, or user and machine of the command line.
+    Column("source", Text),
+    CheckConstraint(
+        "action IN ('grant', 'revoke_keys', 'reload_catalog', 'suspend', 'unsuspend', 'reverse', 'refund',"
+        " 'cancel_vouchers', 'note', 'view', 'set_group', 'start_plan', 'end_plan', 'create_coupon',"
+        " 'cancel_coupon')",
+        name="action_known",
+    ),
     Index("ix_admin_actions_account", "account_id", "id"),
     sqlite_strict=True,
 )
@@ -490,6 +760,101 @@ installation = Table(
     Column("name", Text, primary_key=True),
     Column("value", Text, nullable=False),
     sqlite_strict=True,
+)
+
+# ── plans ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+#: Credit of plans. A purse is an account of its own (same ID), which pays for its owner's requests until its end. Its
+#: price and its limits are those at the time of purchase.
+purses = Table(
+    "purses",
+    metadata,
+    Column("id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("owner_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("plan", Text, nullable=False),
+    Column("price", Int64, nullable=False),
+    Column("credit", Int64, nullable=False),
+    # The most that may be spent in one window of each kind. NULL: no limit.
+    Column("window_5h", Int64),
+    Column("window_week", Int64),
+    Column("window_month", Int64),
+    Column("period", Text, nullable=False),
+    Column("begins_ms", Int64, nullable=False),
+    Column("ends_ms", Int64, nullable=False),
+    # Credit that was taken back at the end.
+    Column("expired", Int64, nullable=False, server_default="0"),
+    # Closed: it has ended, and nothing is left or held in it.
+    Column("state", Text, nullable=False, server_default="open"),
+    # What happens at its end: nothing, the next period is paid from the balance, or a payment provider's subscription
+    # starts it.
+    Column("renewal", Text, nullable=False, server_default="none"),
+    # Since when the balance does not suffice for the renewal.
+    Column("unpaid_ms", Int64),
+    # The reference of its transfers, under which it was bought once.
+    Column("reference", Text, nullable=False, unique=True),
+    Column("created_ms", Int64, nullable=False),
+    CheckConstraint("price >= 0", name="price_not_negative"),
+    CheckConstraint("credit > 0", name="credit_positive"),
+    CheckConstraint("expired BETWEEN 0 AND credit", name="expired_within_credit"),
+    CheckConstraint("ends_ms >= begins_ms", name="ends_after_beginning"),
+    CheckConstraint("id <> owner_id", name="not_its_own_owner"),
+    _one_of("period", "week", "month", "year"),
+    _one_of("state", "open", "closed"),
+    _one_of("renewal", "none", "balance", "provider"),
+    Index("ix_purses_owner", "owner_id", "id"),
+    _index("ix_purses_open", "ends_ms", where="state = 'open'"),
+    sqlite_strict=True,
+)
+
+#: What the holds of a purse promise and took in each window, of open purses only.
+purse_windows = Table(
+    "purse_windows",
+    metadata,
+    # Purse, kind and number of the window together, see core/plans.py.
+    Column("id", Text, primary_key=True),
+    Column("purse_id", Int64, ForeignKey("purses.id"), nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("used", Int64, nullable=False),
+    CheckConstraint("used >= 0", name="used_not_negative"),
+    sqlite_strict=True,
+)
+
+coupons = Table(
+    "coupons",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    # As customers type it, in upper case without blanks and hyphens.
+    Column("code", Text, nullable=False, unique=True),
+    # Percent off the price of a plan, or an amount of credit.
+    Column("percent", Integer),
+    Column("amount", Int64),
+    # At most so many accounts may use it, each once.
+    Column("uses", Int64, nullable=False),
+    Column("used", Int64, nullable=False, server_default="0"),
+    Column("note", Text),
+    Column("created_ms", Int64, nullable=False),
+    Column("expires_ms", Int64),
+    Column("cancelled_ms", Int64),
+    CheckConstraint("(percent IS NULL) <> (amount IS NULL)", name="percent_or_amount"),
+    CheckConstraint("percent IS NULL OR percent BETWEEN 1 AND 100", name="percent_within_100"),
+    CheckConstraint("amount IS NULL OR amount > 0", name="amount_positive"),
+    CheckConstraint("used BETWEEN 0 AND uses", name="used_within_uses"),
+    Index("ix_coupons_created", "created_ms", "id"),
+    sqlite_strict=True,
+)
+
+coupon_uses = Table(
+    "coupon_uses",
+    metadata,
+    Column("coupon_id", Int64, ForeignKey("coupons.id"), primary_key=True, autoincrement=False),
+    Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("used_ms", Int64, nullable=False),
+    # Its value to the account, and the reference of the transfer.
+    Column("amount", Int64, nullable=False),
+    Column("reference", Text, nullable=False),
+    Index("ix_coupon_uses_account", "account_id", "coupon_id"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
 )
 
 # ── archived days: their generations, holds and usage transfers are in files of the object store ────────────────────

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from minitoolai.core.errors import ConnectionLost, QueryTimeout, SettingsError, StoreError
 from minitoolai.core.private_files import create_private_file
-from minitoolai.storage.database import Connection, Database, ImmediateWrites, Row
+from minitoolai.storage.database import Connection, Database, ImmediateWrites, PriceParts, Row
 
 BUSY_TIMEOUT_S = 10.0
 #: Instructions of SQLite's virtual machine between two looks at the time limit, about a millisecond.
@@ -55,6 +55,12 @@ class SqliteConnection(ImmediateWrites):
 
     #: Not needed: only one process writes at a time.
     skip_locked = ""
+    price_parts = PriceParts(
+        "json_each(g.price_split) AS p",
+        "json_extract(p.value, '$[0]')",
+        "json_extract(p.value, '$[1]')",
+        "json_extract(p.value, '$[2]')",
+    )
 
     def __init__(self, path: Path, *, read_only: bool = False, checkpoints: bool = True) -> None:
         if not read_only and path.parent.is_dir() and path.name != ":memory:":

@@ -19,21 +19,22 @@ from typing import Any, NamedTuple
 import msgspec
 
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, Overloaded, StoreError
-from minitoolai.core.meters import Histogram
+from minitoolai.core.telemetry.meters import Histogram
 from minitoolai.ledger.types import (
     Checkpoint,
     Credited,
     Operation,
     PlaceHold,
     Recover,
+    Refunded,
     Result,
     Reversed,
     Settle,
     Settled,
     UnknownAccountOrHold,
 )
-from minitoolai.storage import ledger
 from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.tables import ledger
 
 log = logging.getLogger(__name__)
 
@@ -244,15 +245,19 @@ class Writer:
         watch = Watch(asyncio.get_running_loop(), on_lost)
         self._put(PendingWrite(checkpoint, None, None, urgent=False, must_succeed=True, watch=watch))
 
+    def submit_change(self, change: WriteFunction) -> asyncio.Future[Any]:
+        """Queue a function of a connection for the next transaction, and return a future of its result."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._put(PendingWrite(None, change, future, urgent=True))
+        return future
+
     async def run(self, change: WriteFunction) -> Any:
         """Run a function of a connection in the next transaction, and return its result once it is durable.
 
         Raise Overloaded if the database is unavailable and nothing was written, StoreError if the write failed.
         """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._put(PendingWrite(None, change, future, urgent=True))
         try:
-            return await future
+            return await self.submit_change(change)
         except CommitInDoubt:
             raise
         except ConnectionLost as error:
@@ -476,7 +481,7 @@ class Writer:
             result = pending.result
             # Written by this very operation, unless the ledger has another outcome than it asked for.
             is_own = pending.in_doubt and not (isinstance(result, Settled) and result.differs)
-            if is_own and isinstance(result, Settled | Credited | Reversed):
+            if is_own and isinstance(result, Settled | Credited | Reversed | Refunded):
                 pending.result = result = msgspec.structs.replace(result, repeated=False)
             if type(result) is Settled and result.shortfall and not result.repeated:
                 self.counts.shortfall += result.shortfall

@@ -9,7 +9,7 @@ import openai
 import pytest
 import requests
 
-from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support import manners
 from tests.support.ask import check_refusal, events
 from tests.support.server import Account, ServerProcess
@@ -146,6 +146,11 @@ def embedded(llama_server: ServerProcess) -> Iterator[Account]:
     yield account
     account.settled()
     assert llama_server.read(broken_invariants) == {}
+
+
+def test_a_prompt_that_exceeds_the_context_names_the_fields_of_this_format(embedded: Account) -> None:
+    answer = ask(embedded, model="gpt-4o-mini", prompt="word " * 5_000)
+    assert "shorten the prompt or lower max_tokens" in check_refusal(answer, 400, "context_length_exceeded", "prompt")
 
 
 def test_the_embedded_model_continues_text(embedded: Account) -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import os
+import signal
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -17,6 +22,7 @@ from tests.support.server import Account, ServerProcess
 from tests.support.small_model import small_model_file
 from tests.support.strict import CreateEmbeddingResponse, check
 from tests.support.upstream import Behaviour, Exchange, Upstream
+from tests.support.waiting import children_of, eventually
 
 PATH = "/v1/embeddings"
 CREDIT = 5_000_000_000
@@ -202,9 +208,57 @@ def test_a_file_of_the_operators_makes_vectors(reader: Account) -> None:
         with pytest.raises(openai.BadRequestError) as refusal:
             client.embeddings.create(model="own", input=["x", "moon " * 1200])
         assert (refusal.value.param, refusal.value.code) == ("input[1]", "context_length_exceeded")
+        short = client.embeddings.create(model="own", input=texts, dimensions=8).data[1].embedding
+        length = math.hypot(*other[:8])
+        assert short == pytest.approx([number / length for number in other[:8]], abs=1e-4)
+        assert math.hypot(*short) == pytest.approx(1)
+        assert len(client.embeddings.create(model="own", input="x", dimensions=len(one)).data[0].embedding) == len(one)
         with pytest.raises(openai.BadRequestError) as unable:
-            client.embeddings.create(model="own", input="x", dimensions=8)
+            client.embeddings.create(model="own", input="x", dimensions=len(one) + 1)
         assert unable.value.param == "dimensions"
+
+
+def test_many_texts_come_back_in_order_and_both_encodings_are_the_same(reader: Account) -> None:
+    texts = [f"text number {number}" for number in range(40)]
+    body = {"model": "own", "input": texts}
+    plain = ask(reader, **body, encoding_format="float").json()
+    packed = ask(reader, **body, encoding_format="base64").json()
+    for one, other in zip(plain["data"], packed["data"], strict=True):
+        raw = base64.b64decode(other["embedding"])
+        assert one["embedding"] == pytest.approx(struct.unpack(f"<{len(raw) // 4}f", raw), abs=1e-4)
+    alone = ask(reader, model="own", input=texts[33]).json()["data"][0]["embedding"]
+    assert alone == pytest.approx(plain["data"][33]["embedding"], abs=1e-2)
+    single = ask(reader, model="own", input=texts[33]).json()["usage"]["prompt_tokens"]
+    assert plain["usage"]["prompt_tokens"] == pytest.approx(40 * single, abs=80)
+
+
+def test_a_killed_embedder_charges_nothing_and_answers_again(reader: Account) -> None:
+    before = reader.settled()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, reader, model="own", input=["moon " * 300] * 200)
+        (child,) = children_of(reader.server.pid)
+        eventually(lambda: reader.money().held > 0)
+        os.kill(child, signal.SIGKILL)
+        check_refusal(asked.result(), 502, "upstream_error")
+    assert reader.settled() == before
+    eventually(lambda: ask(reader, model="own", input="x").status_code == 200, within_s=30)
+
+
+def test_more_tokens_than_one_request_may_have_are_refused(reader: Account) -> None:
+    before = reader.settled()
+    message = check_refusal(ask(reader, model="own", input=[[1] * 1000] * 140), 400, "context_length_exceeded", "input")
+    assert "131072 tokens together" in message
+    assert reader.settled() == before
+
+
+def test_without_the_model_the_remedy_is_named(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, env={"MINITOOLAI_MODELS_DIR": str(tmp_path / "none")}) as server:
+        account = server.account()
+        message = check_refusal(ask(account, model="text-embedding-3-small"), 503, "overloaded")
+        listed = get(account, "/v1/models/text-embedding-3-small").json()
+        assert (listed["ready"], "fetch" in str(listed)) == (False, False)
+        assert "minitoolai fetch multilingual-e5-small" in server.command("models").stdout
+        assert "text-embedding-3-small" in message
 
 
 @pytest.mark.acceptance

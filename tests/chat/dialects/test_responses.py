@@ -10,7 +10,7 @@ import requests
 
 from tests.support import manners
 from tests.support.ask import check_refusal
-from tests.support.server import Account
+from tests.support.server import Account, ServerProcess
 from tests.support.strict import Response, check, check_event
 from tests.support.upstream import Upstream
 
@@ -59,7 +59,7 @@ def pieces(events: list[Any], kind: str) -> str:
 
 def test_a_whole_response(account: Account) -> None:
     response = whole(account, instructions="Be terse.", max_output_tokens=50, metadata={"a": "b"}, user="u")
-    assert (response.status, response.model, response.store) == ("completed", "fake-quick-1", False)
+    assert (response.status, response.model, response.store) == ("completed", "fake-quick-1", True)
     assert response.output_text.split()[0] == "token-0"
     assert (response.instructions, response.metadata, response.user) == ("Be terse.", {"a": "b"}, "u")
     assert response.usage.output_tokens == 16
@@ -303,11 +303,6 @@ def test_without_any_tool_left_no_choice_is_sent(account: Account, upstream: Ups
     assert not upstream.last.body.keys() & {"tools", "tool_choice", "parallel_tool_calls"}
 
 
-def test_a_reference_to_an_item_is_refused_with_the_remedy(account: Account) -> None:
-    reference = [{"role": "user", "content": "x"}, {"type": "item_reference", "id": "msg_1"}]
-    assert "set store to false" in check_refusal(ask(account, input=reference), 400, "invalid_request", "input[1].type")
-
-
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input": ""}, "input"),
     ({"input": []}, "input"),
@@ -325,16 +320,25 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://x"}]}]},
         "input[0].content[0].image_url.url",
     ),
-    ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+    ({"input": [{"type": "item_reference"}]}, "input[0].id"),
+    ({"input": [{"type": "item_reference", "id": 5}]}, "input[0].id"),
+    ({"input": [{"type": "item_reference", "id": ""}]}, "input[0].id"),
     ({"input": [{"type": "web_search_call"}]}, "input[0].type"),
+    ({"input": [{"type": "", "role": "user", "content": "x"}]}, "input[0].type"),
+    ({"input": [{"type": [], "role": "user", "content": "x"}]}, "input[0].type"),
+    ({"input": [{"type": False, "role": "user", "content": "x"}]}, "input[0].type"),
     ({"input": [{"type": "function_call", "call_id": "c", "arguments": "{}"}]}, "input[0].name"),
     ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output"),
     ({"instructions": 5}, "instructions"),
     ({"max_output_tokens": 0}, "max_output_tokens"),
     ({"max_output_tokens": 10**9}, "max_output_tokens"),
-    ({"previous_response_id": "resp_1"}, "previous_response_id"),
+    ({"previous_response_id": 5}, "previous_response_id"),
+    ({"previous_response_id": ""}, "previous_response_id"),
+    ({"previous_response_id": ["resp_1"]}, "previous_response_id"),
     ({"conversation": "conv_1"}, "conversation"),
-    ({"background": True}, "background"),
+    ({"background": 1}, "background"),
+    ({"background": True, "store": False}, "background"),
+    ({"background": True, "stream": True}, "stream"),
     ({"truncation": "middle"}, "truncation"),
     ({"store": "yes"}, "store"),
     ({"prediction": {}}, "prediction"),
@@ -374,6 +378,22 @@ def test_an_unsupported_field_is_refused_under_its_name_in_this_format(
     assert account.money().posted == CREDIT
 
 
+def test_a_field_of_chats_is_refused_by_its_own_name(account: Account) -> None:
+    assert check_refusal(ask(account, messages=[]), 400, "invalid_request", "input").startswith("messages is not")
+
+
 def test_a_null_is_absent(account: Account) -> None:
     names = ("instructions", "previous_response_id", "store", "tools", "text", "reasoning", "include", "stream")
     assert whole(account, **dict.fromkeys(names)).status == "completed"
+
+
+def test_an_agents_first_prompt_that_exceeds_an_embedded_model_keeps_its_message(llama_server: ServerProcess) -> None:
+    # Codex would replace a message with the code of a full context by its own.
+    first = {"role": "user", "content": "word " * 5_000}
+    said = [first, {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "More."}]
+    tools = [{"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}]
+    fields: dict[str, Any] = {"model": "gpt-4o-mini", "tools": tools}
+    message = check_refusal(ask(llama_server.account(), **fields, input=[first]), 400, "invalid_request", "input")
+    assert "20,000 tokens" in message
+    assert "lower max_output_tokens" in message
+    check_refusal(ask(llama_server.account(), **fields, input=said), 400, "context_length_exceeded", "input")

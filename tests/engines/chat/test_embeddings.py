@@ -27,7 +27,21 @@ def translated(data: Any, inputs: int = 2, **more: Any) -> Any:
     return json.loads(embeddings_as_chat(json.dumps({"data": data, **more}).encode(), inputs, model="asked"))
 
 
-@pytest.mark.parametrize("body", [b"rubbish", b'{"data":[]}', b'{"data":5}', b"\xff", b"{}", b"[]", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"rubbish",
+        b"",
+        b"<html></html>",
+        b'{"error":{"message":"no"}}',
+        b'{"data":[]}',
+        b'{"data":5}',
+        b"\xff",
+        b"{}",
+        b"[]",
+        b"[" * 100_000,
+    ],
+)
 def test_a_response_without_embeddings_is_an_error(body: bytes) -> None:
     with pytest.raises(EngineError, match="embedding"):
         embeddings_as_chat(body, 1)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minitoolai.chat.request import parse_chat
-from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.catalog.catalog import EngineEntry
 from minitoolai.engines.chat.fake import FakeEngine, sample
 
 HELLO = [{"role": "user", "content": "Weather in Paris?"}]

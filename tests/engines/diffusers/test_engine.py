@@ -340,7 +340,61 @@ def test_a_decoder_that_overflows_runs_again_in_full_precision(checkpoints: Chec
     vae.to(dtype=torch.float16)
     assert not bool(denoiser._decode_once(latents, in_tiles=False).isfinite().all())
     assert np.abs(denoiser.decode(latents).astype(int) - wanted.astype(int)).max() <= 1
-    assert vae.dtype == torch.float32
+    # For this image only: the decoder of all others stays as it was.
+    assert vae.dtype == torch.float16
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize(
+    "prompt", ["(a red apple:99999)", f"(a red apple:{'9' * 39})", f"a (red:-{'9' * 39}) (apple:0)"]
+)
+def test_an_absurd_weight_is_limited_and_changes_nothing_for_others(
+    checkpoints: Checkpoints, precision: str, prompt: str
+) -> None:
+    from minitoolai.engines.diffusers.engine import generate as generate_one
+    from tests.support.diffusion import pixels_of
+
+    engine = checkpoints.engine(precision=precision)
+    before = pixels_of(generate_one(engine, "one.safetensors", request()).png)
+    vae_dtype = engine.denoiser("one.safetensors").networks.vae.dtype
+    absurd = pixels_of(generate_one(engine, "one.safetensors", request(prompt=prompt)).png)
+    assert absurd.std() > 5, "a black image"
+    assert engine.denoiser("one.safetensors").networks.vae.dtype == vae_dtype
+    assert apart(pixels_of(generate_one(engine, "one.safetensors", request()).png), before) == 0
+
+
+@pytest.mark.parametrize("place", ["unet", "vae"])
+def test_an_image_that_is_not_finite_fails_alone_and_is_refused(
+    checkpoints: Checkpoints, place: str, generate: Generate
+) -> None:
+    import torch
+
+    from minitoolai.engines.protocols import FailedImage
+
+    engine = checkpoints.engine()
+    batch = engine.open("one.safetensors")
+    good, bad = batch.add(request(seed=7)), batch.add(request(seed=8, steps=4))
+    networks = batch.denoiser.networks
+    if place == "unet":
+        batch.step()
+        image = batch._images[bad]
+        image._x = image._x * torch.nan
+    else:
+        decode = networks.vae.decoder.forward
+        calls = []
+
+        def broken(*arguments: Any, **named: Any) -> Any:
+            calls.append(1)
+            # The good image has fewer steps, so it is decoded first.
+            return decode(*arguments, **named) * (torch.nan if len(calls) > 1 else 1)
+
+        networks.vae.decoder.forward = broken
+    ended = finished(batch)
+    failed = ended[bad]
+    assert isinstance(failed, FailedImage)
+    assert failed.refused
+    assert "not finite" in failed.error
+    assert apart(np.asarray(Image.open(io.BytesIO(ended[good].png))).astype(int), generate("one.safetensors")) <= 1
 
 
 def test_least_recently_used_weights_are_evicted_but_never_during_generation(

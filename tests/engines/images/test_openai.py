@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.catalog.catalog import EngineEntry
 from minitoolai.core.errors import EngineError, EngineRateLimited, EngineRefused, EngineTimeout, EngineUnavailable
 from minitoolai.engines.images.openai import UpstreamImageEngine, nearest_size
 from minitoolai.engines.images.remote import remote_server
@@ -81,7 +81,7 @@ def test_the_request_follows_openai_and_the_metadata_claims_only_what_was_sent()
             assert image.model == "gpt-image-1"
             assert (opened(image).size, opened(image).getpixel((5, 5))) == ((320, 256), RED)
             text = opened(image).text["parameters"]
-            assert text.startswith("a red apple\nSize: 320x256, Model: gpt-image-1, Version: minitoolai")
+            assert text.startswith("a red apple\nSize: 320x256, Model: real, Version: minitoolai")
 
     run(test())
 
@@ -178,6 +178,11 @@ FAILURES = [
     (200, {"data": [{"b64_json": "%%%"}]}, EngineError, "upstream_error", "invalid image"),
     (200, {"data": [{"b64_json": "aGVsbG8="}]}, EngineError, "upstream_error", "an invalid image"),
     (200, {"data": [{"url": "/nothing.png"}]}, EngineError, "upstream_error", "invalid image"),
+    (200, {"error": {"message": "the model is loading"}}, EngineError, "upstream_error", "engine"),
+    (200, {"error": {"message": "no", "code": "moderation_blocked"}}, EngineRefused, "content_policy", "no"),
+    (200, {"data": [{"b64_json": "eyJlcnJvciI6ICJubyJ9"}]}, EngineError, "upstream_error", "invalid image"),
+    (200, b"<html>Bad gateway</html>", EngineError, "upstream_error", "invalid image"),
+    (200, b"", EngineError, "upstream_error", "invalid image"),
     (200, b"not json", EngineError, "upstream_error", "invalid image"),
 ]
 

@@ -126,7 +126,7 @@ def test_only_the_image_at_fault_fails(prompt: str) -> None:
         fault = results.pop(1)
         assert isinstance(fault, EngineError)
         assert not isinstance(fault, EngineRefused)
-        assert "memory" in str(fault)
+        assert str(fault) == "the engine failed"
         assert [colour(image) for image in results if isinstance(image, GeneratedImage)] == [(0, 0, 0), (0, 0, 2)]
         assert engine.restarts == 0
 
@@ -141,7 +141,7 @@ def test_a_child_that_dies_or_freezes_fails_its_images_and_is_restarted(number: 
         await begun.wait()
         assert engine.pid is not None
         os.kill(engine.pid, number)
-        with pytest.raises(EngineError, match="died during generation"):
+        with pytest.raises(EngineError, match="failed during generation"):
             await task
         with pytest.raises(EngineError, match="starting"):
             await engine.generate("any", request(), ignore)

@@ -7,7 +7,7 @@ import base64
 
 import pytest
 
-from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.catalog.catalog import EngineEntry
 from minitoolai.core.errors import ContextExceeded, EngineError, EngineRateLimited, EngineRefused, Overloaded
 from minitoolai.engines.images.remote import as_image_error, remote_server
 from minitoolai.httpclient.client import HttpClient
@@ -36,12 +36,12 @@ def test_the_key_of_a_web_ui_is_sent_as_basic_authentication() -> None:
         (EngineEntry("upstream", base_url="http://host", needs_key=True), "no key: set MINITOOLAI_UP_API_KEY"),
     ],
 )
-def test_a_server_without_address_or_key_refuses_requests_with_the_remedy(entry: EngineEntry, fault: str) -> None:
+def test_a_server_without_address_or_key_refuses_requests(entry: EngineEntry, fault: str) -> None:
     server = remote_server("up", entry)
     assert str(server.fault).startswith(fault)
 
     async def test() -> None:
-        with pytest.raises(EngineError, match=f"up: {fault}"):
+        with pytest.raises(EngineError, match="the engine is not ready"):
             await server.request(HttpClient(), "GET", "/", read_timeout_s=1)
 
     asyncio.run(test())
@@ -57,7 +57,7 @@ def test_reading_closes_the_response_even_if_it_is_too_long() -> None:
             response = await server.request(client, "GET", "/", read_timeout_s=5)
             assert await server.read(response) == b"x" * 1000
             response = await server.request(client, "GET", "/", read_timeout_s=5)
-            with pytest.raises(EngineError, match="up broke off"):
+            with pytest.raises(EngineError, match="the engine broke off"):
                 await server.read(response, max_bytes=10)
             assert response._connection is None
             await client.close()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from minitoolai.core.catalog import EngineEntry, ImageModel
+from minitoolai.core.catalog.catalog import EngineEntry, ImageModel
 from minitoolai.core.errors import EngineError, EngineRefused, EngineTimeout
 from minitoolai.engines.images.remote import remote_server
 from minitoolai.engines.images.webui import WebuiEngine, WebuiOptions
@@ -68,7 +68,7 @@ def test_the_request_uses_its_api_and_the_image_has_the_requested_size() -> None
             assert (picture.size, picture.getpixel((0, 0))) == ((300, 257), (0x0A, 0x14, 0x1E))
             assert picture.text["parameters"].startswith(  # type: ignore[attr-defined]
                 "a red apple\nNegative prompt: worm\nSteps: 4, Sampler: DPM++ 2M Karras, CFG scale: 2, "
-                "Seed: 660510, Size: 300x257, Model: realvision, Version: minitoolai"
+                "Seed: 660510, Size: 300x257, Model: real, Version: minitoolai"
             )
 
     run(test())
@@ -86,7 +86,7 @@ def test_every_scheduler_maps_to_a_sampler_of_the_web_ui(joined: bool) -> None:
     options_of = WebuiOptions.of(
         webui._models(), webui._samplers(), [] if joined else [{"name": "sgm_uniform", "label": "SGM Uniform"}], "web"
     )
-    fields_of = {name: options_of.sampler(name, trailing=False, engine="web") for name in SCHEDULERS}
+    fields_of = {name: options_of.sampler(name, trailing=False) for name in SCHEDULERS}
     if joined:
         assert fields_of == {name: {"sampler_name": name} for name in SCHEDULERS}
         return
@@ -151,7 +151,7 @@ def test_the_password_is_sent_as_basic_authentication() -> None:
         async with web(webui, key="ann:s3cret") as engine:
             assert (await engine.generate("real", APPLE, ignore)).model == "realvision"
         async with web(webui, key="ann:wrong") as engine:
-            with pytest.raises(EngineError, match="web failed with status 401"):
+            with pytest.raises(EngineError, match="the engine failed with status 401"):
                 await engine.generate("real", APPLE, ignore)
 
     run(test())
@@ -166,7 +166,7 @@ def test_a_missing_checkpoint_is_named_and_a_new_one_is_found() -> None:
                 await asyncio.sleep(0.01)
             assert "no checkpoint absent.safetensors: put it into" in str(engine.why_not_ready("absent"))
             assert engine.why_not_ready("real") is None
-            with pytest.raises(EngineError, match=r"web has no checkpoint absent\.safetensors"):
+            with pytest.raises(EngineError, match="the engine does not have this model"):
                 await engine.generate("absent", APPLE, ignore)
             webui.titles.append("Absent.ckpt")
             async with asyncio.timeout(5):
@@ -181,7 +181,7 @@ def test_a_missing_checkpoint_is_named_and_a_new_one_is_found() -> None:
 REFUSALS = [
     (422, {"detail": [{"loc": ["body", "steps"], "msg": "not an integer"}]}, EngineRefused, "not an integer"),
     (404, {"detail": "Sampler not found"}, EngineRefused, "Sampler not found"),
-    (404, {"detail": "Not Found"}, EngineError, "start it with --api"),
+    (404, {"detail": "Not Found"}, EngineError, "does not have this API"),
     (500, {"error": "OutOfMemoryError", "detail": "", "errors": "CUDA out of memory."}, EngineError, "out of memory"),
     (500, {"error": "RuntimeError", "detail": "", "errors": "secret path /srv/x"}, EngineError, "status 500"),
     (200, {"images": [], "info": ""}, EngineError, "interrupted at the web UI"),
@@ -249,7 +249,7 @@ def test_an_unreachable_web_ui_is_a_retryable_error() -> None:
         await nowhere.stop()
         unset = WebuiEngine(remote_server("web", entry), entry, client, MODELS)
         assert "MINITOOLAI_WEB_BASE_URL" in str(unset.why_not_ready("real"))
-        with pytest.raises(EngineError, match="no address"):
+        with pytest.raises(EngineError, match="the engine is not ready"):
             await unset.generate("real", APPLE, ignore)
         await client.close()
 

@@ -9,7 +9,7 @@ import pytest
 
 from minitoolai.core.inference import AudioFormat
 from minitoolai.engines.speech.encoding import RATE_HZ, AudioEncoder, wav_header
-from minitoolai.engines.speech.voices import resample
+from minitoolai.engines.speech.stretch import resample
 from tests.support.speech import decoded
 
 FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
@@ -33,7 +33,8 @@ def test_parts_of_any_length_make_one_file(audio_format: AudioFormat) -> None:
 def test_bytes_are_available_before_the_end(audio_format: AudioFormat) -> None:
     encoder = AudioEncoder(audio_format)
     sizes = [len(encoder.encode(tone(1.5))) for _ in range(6)]
-    assert all(size > 3000 for size in sizes), sizes
+    # aac has a variable bit rate, and a tone needs little.
+    assert all(size > (1000 if audio_format == "aac" else 3000) for size in sizes), sizes
 
 
 def test_a_wav_header_comes_with_the_first_samples_only() -> None:

@@ -11,6 +11,7 @@ import requests
 
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import SpeechSegment
+from minitoolai.engines.speech.encoding import wav_header
 from minitoolai.engines.speech.openai import _split_text
 from tests.support import manners
 from tests.support.ask import check_refusal
@@ -25,7 +26,7 @@ def sending(audio: bytes, *, pause_s: float = 0.0) -> Callable[[Exchange], Await
     """Return the behaviour of an upstream that sends this audio, a kilobyte at a time."""
 
     async def behave(exchange: Exchange) -> None:
-        exchange.begin()
+        exchange.begin("audio/mpeg")
         for start in range(0, len(audio), 1000):
             if exchange.gone.is_set():
                 return
@@ -97,7 +98,7 @@ def cut(size: int, *, length: int | None = None, chunked: bool = False) -> Calla
 
     async def behave(exchange: Exchange) -> None:
         if chunked:
-            exchange.begin()
+            exchange.begin("audio/mpeg")
             exchange.write(bytes(size))
         else:
             head = f"content-length: {length}\r\n" if length else ""
@@ -132,6 +133,43 @@ def test_an_upstream_that_breaks_off_is_charged_for_what_was_sent(
     assert row["delivered_bytes"] in (1000, 9000, 20_000)
 
 
+def broken_wav(stated: int, sent: int) -> Callable[[Exchange], Awaitable[None]]:
+    """Return the behaviour of an upstream whose WAV header states more audio than it sends, without a length."""
+
+    async def behave(exchange: Exchange) -> None:
+        header = wav_header(length=stated // 2)
+        exchange.begin("audio/mpeg")
+        exchange.write(header + bytes(sent - len(header)))
+        await asyncio.sleep(0.1)
+        exchange.close()
+
+    return behave
+
+
+@pytest.mark.parametrize(
+    ("form", "behave", "characters"),
+    [
+        # 100 characters in 100,044 bytes of which 25,000 arrive.
+        ("wav", broken_wav(100_000, 25_000), 24),
+        # Audio enough for all at 15 characters a second, but the end is missing: nine tenths.
+        ("mp3", cut(900_000, chunked=True), 90),
+        # Two seconds of pcm.
+        ("pcm", cut(96_000, chunked=True), 30),
+        ("pcm", cut(96_000, length=192_000), 50),
+    ],
+)
+def test_a_broken_response_is_charged_in_proportion_and_has_no_clean_end(
+    account: Account, upstream: Upstream, form: str, behave: Callable[[Exchange], Awaitable[None]], characters: int
+) -> None:
+    upstream.behave = behave
+    answer = start_speaking(account, model="away", input="0123456789" * 10, response_format=form)
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        answer.content  # noqa: B018
+    assert account.settled() == CREDIT - characters * PRICE
+    row = account.server.generation(answer.headers["x-generation-id"])
+    assert (row["state"], row["input_units"], row["cost"]) == ("failed", characters, characters * PRICE)
+
+
 def test_parts_that_ended_are_charged_even_if_the_next_one_is_refused(account: Account, upstream: Upstream) -> None:
     good, bad = sending(bytes(RATE_HZ * 2)), manners.refuse(500)
 
@@ -160,6 +198,75 @@ def test_an_upstream_without_audio_is_an_error_and_free(account: Account, upstre
     upstream.behave = sending(b"")
     check_refusal(speak(account, model="away"), 502, "upstream_error")
     assert account.settled() == CREDIT
+
+
+ERROR = b'{"error": {"message": "The voice model is being loaded", "type": "server_error"}}'
+LIMIT = b'[{"error": {"message": "Rate limit reached", "code": "rate_limit_exceeded"}}]'
+
+
+def saying(body: bytes, content_type: str, *, piece: int = 1000) -> Callable[[Exchange], Awaitable[None]]:
+    """Return the behaviour of an upstream that answers 200 with this body, so many bytes at a time."""
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.begin(content_type)
+        for start in range(0, len(body), piece):
+            exchange.write(body[start : start + piece])
+            await asyncio.sleep(0.001)
+        exchange.end()
+
+    return behave
+
+
+@pytest.mark.parametrize("form", ["mp3", "pcm"])
+@pytest.mark.parametrize(
+    ("behave", "status"),
+    [
+        (saying(ERROR, "application/json; charset=utf-8"), 502),
+        (saying(ERROR, "audio/mpeg"), 502),
+        (saying(b"\xef\xbb\xbf\n " + ERROR, "application/octet-stream", piece=1), 502),
+        (saying(LIMIT, "audio/mpeg"), 429),
+        (saying(LIMIT, "application/problem+json"), 429),
+        (saying(b"<!DOCTYPE html><html><body>Bad gateway</body></html>", "audio/mpeg"), 502),
+        (saying(b"<html>", "text/html"), 502),
+        (saying(b"upstream connect error", "text/plain"), 502),
+        (saying(b"{}", "audio/mpeg"), 502),
+        (saying('{"detail": "Überlastet, später wieder"}'.encode(), "audio/pcm"), 502),
+        (saying(b"", "audio/mpeg"), 502),
+    ],
+)
+def test_text_in_place_of_audio_is_an_error_and_free(
+    account: Account, upstream: Upstream, behave: Callable[[Exchange], Awaitable[None]], status: int, form: str
+) -> None:
+    upstream.behave = behave
+    answer = speak(account, model="away", response_format=form)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    assert account.settled() == CREDIT
+    row = account.server.generation(answer.headers["x-generation-id"])
+    assert (row["state"], row["cost"]) == ("failed", 0)
+
+
+def test_text_in_place_of_a_later_part_is_not_charged(account: Account, upstream: Upstream) -> None:
+    good, bad = sending(bytes(RATE_HZ * 2)), saying(ERROR, "audio/pcm")
+
+    async def behave(exchange: Exchange) -> None:
+        await (good if len(upstream.seen) == 1 else bad)(exchange)
+
+    upstream.behave = behave
+    answer = start_speaking(
+        account, model="away", input="This is a sentence of forty characters. " * 5, response_format="pcm"
+    )
+    with contextlib.suppress(requests.exceptions.RequestException):
+        assert b"error" not in answer.content
+    assert account.settled() == CREDIT - 80 * PRICE
+
+
+@pytest.mark.parametrize("begin", [b"{", b"[\x00\x01", b"<\xff\xfe\x10", b"{\x80\x7f\x00" * 40])
+def test_samples_that_begin_like_text_are_audio(account: Account, upstream: Upstream, begin: bytes) -> None:
+    upstream.behave = saying(begin + bytes(2000), "audio/pcm", piece=1)
+    answer = speak(account, model="away", input="Hi.", response_format="pcm")
+    # Those bytes, with the mark of generated speech.
+    assert (answer.status_code, len(answer.content)) == (200, len(begin) + 2000)
 
 
 # ── splitting a text ──────────────────────────────────────────────────────────────────────────────────────────

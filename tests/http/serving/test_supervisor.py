@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from minitoolai.storage import accounts
+from minitoolai.storage.tables import accounts
 from tests.support import catalogs
 from tests.support.ask import post
 from tests.support.cluster import Cluster

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from minitoolai.storage import users
 from minitoolai.storage.database import Connection
+from minitoolai.storage.tables import users
 from tests.support.browse import PASSWORD, Visitor, letters, new_user
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
@@ -17,7 +17,7 @@ def test_changing_the_password_needs_the_old_one_and_ends_other_sessions(
     other = Visitor(server).sign_in(email)
     member.open("/account")
     member.submit("/account/password", password_old="wrong", password="battery staple")
-    assert "This is not your password." in member.page.text
+    assert "Wrong password." in member.page.text
     before = len(letters(server, email))
     member.submit("/account/password", password_old=PASSWORD, password="battery staple")
     assert "Your new password is set" in member.page.text
@@ -35,7 +35,7 @@ def test_deleting_an_account_removes_personal_data_and_keeps_the_ledger(
     member.open("/account")
     assert "$5.00" in member.page.text
     member.submit("/account/leave", password_leave="wrong")
-    assert "This is not your password." in member.page.text
+    assert "Wrong password." in member.page.text
     member.submit("/account/leave", password_leave=PASSWORD)
     assert "Your account is deleted." in member.page.text
     assert Visitor(server).sign_in(email).page.status_code == 422

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import socket
+from pathlib import Path
+
 import pytest
 import requests
 
-from minitoolai.storage import users
-from tests.support.browse import PASSWORD, Forms, Visitor, last_link, letters
+from minitoolai.storage.tables import users
+from tests.support.browse import PASSWORD, Forms, Visitor, last_link, letters, new_user
+from tests.support.cli import CATALOG
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
 
@@ -60,9 +65,40 @@ def test_a_second_sign_up_sends_another_email_and_shows_the_same_page(
     before, other = len(letters(server, email)), Visitor(server)
     other.open("/signup")
     other.submit("/signup", email=email, password="another password")
-    assert "Look into your mail" in other.page.text
+    assert "No mail server is set up" in other.page.text
     assert last_link(server, email, after=before) == "/en/signin"
     assert Visitor(server).sign_in(email).page.url.endswith("/keys")
+
+
+def test_a_page_says_so_if_the_mail_server_refuses(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {
+        "MINITOOLAI_SMTP_URL": "smtp+plain://127.0.0.1:9",
+        "MINITOOLAI_MAIL_FROM": "hello@example.com",
+        "MINITOOLAI_PUBLIC_URL": f"http://127.0.0.1:{port}",
+    }
+    shop = ServerProcess(tmp_path, catalog=CATALOG, env=env)
+    shop.port = port
+    with shop as server:
+        known = new_user(server, "known@example.com")
+        for path, fields in (("/signup", {"password": PASSWORD}), ("/reset", {})):
+            pages = []
+            for email in ("known@example.com", "unknown@example.com"):
+                visitor = Visitor(server)
+                visitor.open(path)
+                visitor.submit(path, email=email, **fields)
+                assert visitor.page.status_code == 503
+                assert "We cannot send email to this address right now." in visitor.page.text
+                assert "inbox" not in visitor.page.text
+                pages.append(re.sub(r'name="csrf" value="[^"]*"', "", visitor.page.text).replace(email, "X"))
+            # Nothing tells which of them has an account.
+            assert pages[0] == pages[1]
+        known.open("/account")
+        known.submit("/account/email", email="new@example.com", password_email=PASSWORD)
+        assert known.page.status_code == 503
+        assert server.read(lambda c: c.execute("SELECT count(*) FROM email_changes"))[0][0] == 0
 
 
 def test_opening_a_link_changes_nothing_and_using_it_works_once(

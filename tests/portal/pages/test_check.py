@@ -20,8 +20,8 @@ from PIL import Image
 from minitoolai.core.marks import MarkCodec
 from minitoolai.core.signing import SecretKeys
 from minitoolai.engines.marks.image import embed
-from minitoolai.images.manifest import ManifestSigner
-from minitoolai.images.marks import ImageMarks, build_marks
+from minitoolai.images.provenance.manifest import ManifestSigner
+from minitoolai.images.provenance.marks import ImageMarks, build_marks
 from minitoolai.paths import load_secret_keys
 from minitoolai.portal.i18n import LANGUAGES
 from minitoolai.settings import Settings
@@ -64,8 +64,8 @@ def test_a_cropped_screenshot_of_an_image_is_identified(server: ServerProcess) -
 
 def test_other_files_are_told_in_plain_words(server: ServerProcess) -> None:
     assert "No mark was found." in upload(server, png(Image.fromarray(photograph(1, 256)))).text
-    assert "not an image" in upload(server, b"hello\r\n--").text
-    assert "not an image" in upload(server, b"").text
+    assert "not a readable image" in upload(server, b"hello\r\n--").text
+    assert "not a readable image" in upload(server, b"").text
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +94,8 @@ def test_marks_of_all_kinds_have_a_clear_answer(server: ServerProcess, marks: Im
         png(Image.fromarray(marked(foreign, plain))): "the watermark of another operator",
         signed(foreign, plain): "is signed, but not by this server",
         whole: "Its manifest is signed by this server.",
-        whole.replace(b"painter-1", b"painter-2"): "Its manifest is damaged or cut off",
-        whole[:2000]: "Its manifest is damaged or cut off",
+        whole.replace(b"painter-1", b"painter-2"): "Its manifest is damaged or truncated",
+        whole[:2000]: "Its manifest is damaged or truncated",
         with_valid_checksum(whole.replace(b"painter-1", b"painter-2")): "Its manifest is forged",
     }.items():
         answer = upload(server, data)
@@ -116,7 +116,7 @@ def test_an_expired_certificate_is_told(server: ServerProcess) -> None:
     signer = ManifestSigner([certificate.public_bytes(serialization.Encoding.DER)], key)
     expired = ImageMarks(MarkCodec(SecretKeys(b"other" * 7)), signer)
     answer = upload(server, signed(expired, photograph(5, 256)))
-    assert "The certificate of the signature has expired." in answer.text
+    assert "The signing certificate has expired." in answer.text
     assert "Ann&#39;s Shop" in answer.text
 
 

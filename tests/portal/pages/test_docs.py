@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import re
+from pathlib import Path
 
 import pytest
 import requests
 
-from minitoolai.http.errors import TABLE
-from minitoolai.portal.i18n import LANGUAGES
+import minitoolai
+from minitoolai.http.errors import error_codes
+from minitoolai.portal.error_words import OPERATOR_CODES, REMEDIES, WORDS, customer_codes
+from minitoolai.portal.i18n import LANGUAGES, translations
 from minitoolai.portal.pages.docs import ERRORS
 from tests.support.browse import Visitor
 from tests.support.server import ServerProcess
@@ -23,13 +27,13 @@ def test_a_visitor_sees_a_placeholder_key_and_how_to_get_one(visitor: Visitor) -
 
 
 def test_a_user_sees_the_own_keys_masked(member: Visitor) -> None:
-    assert "You have no key yet" in member.open("/docs").text
+    assert "You have no keys yet" in member.open("/docs").text
     member.open("/keys")
     member.submit("/keys", name="<b>laptop</b>")
     made = re.search(r'id="new-key">(sk-mt-(\w+)-\S+)</code>', member.page.text)
     assert made
     page = member.open("/docs").text
-    assert f"<code>sk-mt-{made[2]}-…</code> &lt;b&gt;laptop&lt;/b&gt;" in page
+    assert f"<code>sk-mt-{made[2]}-…</code> <bdi>&lt;b&gt;laptop&lt;/b&gt;</bdi>" in page
     assert made[1] not in page
     member.open("/keys")
     member.submit("/keys/revoke", key=made[2])
@@ -38,7 +42,7 @@ def test_a_user_sees_the_own_keys_masked(member: Visitor) -> None:
 
 def test_a_user_sees_the_usage_of_the_last_requests(member: Visitor, server: ServerProcess, email: str) -> None:
     page = member.open("/docs").text
-    assert page.count("Nothing yet.") == 3
+    assert page.count("Nothing yet.") == 4
     server.command("credit", "grant", email, "1.00")
     member.open("/keys")
     member.submit("/keys", name="laptop")
@@ -53,20 +57,46 @@ def test_a_user_sees_the_usage_of_the_last_requests(member: Visitor, server: Ser
         )
         assert answer.status_code == 200
     page = member.open("/docs").text
-    assert page.count("Nothing yet.") == 2
+    assert page.count("Nothing yet.") == 3
     row = page[page.index('id="usage-chat"') : page.index('id="usage-image"')]
     assert re.search(r'fake-chat</th><td class="num" data-label="Requests">2</td>', row)
 
 
 def test_the_errors_of_the_guide_are_those_of_the_api() -> None:
-    answered = {(status, error.code) for error, status, _ in TABLE}
+    answered = {(error.status, error.code) for error in error_codes()}
     assert {(status, code) for status, code, _ in ERRORS} <= answered
+
+
+def test_every_code_that_a_customer_can_meet_has_words() -> None:
+    assert {error.code for error in error_codes()} == WORDS.keys() | OPERATOR_CODES
+    assert WORDS.keys().isdisjoint(OPERATOR_CODES)
+    assert REMEDIES.keys() <= WORDS.keys()
+
+
+def test_every_code_in_the_source_is_listed() -> None:
+    """A code that is sent is written somewhere: as an argument, or as the default of a class."""
+    source = "\n".join(path.read_text("utf-8") for path in Path(minitoolai.__file__).parent.rglob("*.py"))
+    sent = set(re.findall(r'\bcode="([a-z_0-9]+)"', source)) | set(
+        re.findall(r'^    code = "([a-z_]+)"', source, re.MULTILINE)
+    )
+    assert sent - {error.code for error in error_codes()} == set()
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_a_page_lists_every_code_in_the_language_of_the_reader(visitor: Visitor, lang: str) -> None:
+    text = visitor.open(f"/{lang}/docs/errors").text
+    shown = re.findall(r'<th scope="row">(\d+|–)</th>.*?<code>(\w+)</code></td><td class="words">(.*?)</td>', text)
+    expected = [
+        (str(status or "–"), code, translations(lang).gettext(words)) for status, code, words in customer_codes()
+    ]
+    assert [(status, code, html.unescape(words)) for status, code, words in shown] == expected
+    assert f'href="/{lang}/docs/errors"' in visitor.open(f"/{lang}/docs").text
 
 
 def test_the_guide_says_if_no_model_accepts_images(visitor: Visitor) -> None:
     page = visitor.open("/docs").text
-    assert "No model here can see at the moment" in page
-    assert "Models that can see" not in page
+    assert "No model accepts images at the moment" in page
+    assert "Models that accept images" not in page
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)

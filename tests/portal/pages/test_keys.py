@@ -10,7 +10,7 @@ import requests
 from msgspec.structs import replace
 
 from minitoolai.core.models import KeyRow
-from minitoolai.storage import accounts, users
+from minitoolai.storage.tables import accounts, users
 from tests.portal.test_security import MARK
 from tests.support.browse import PASSWORD, Visitor, new_user
 from tests.support.server import ServerProcess
@@ -33,15 +33,15 @@ RULES = {
 #: What is wrong, and a word of what is said of it.
 RUBBISH = {
     "name": ("x" * 81, "It has at most 80 characters."),
-    "budget_daily": ("five", "Write an amount of dollars"),
-    "budget_monthly": ("-1", "Write an amount of dollars"),
-    "budget_total": ("0", "Write an amount of dollars"),
+    "budget_daily": ("five", "Enter an amount in dollars"),
+    "budget_monthly": ("-1", "Enter an amount in dollars"),
+    "budget_total": ("0", "Enter an amount in dollars"),
     "expires": ("2001-01-01", "Choose a day to come"),
     "expires_time": ("25:00", "Write a time like 18:30."),
     "addresses": ("192.0.2.7, my house", "“my” is no address and no network."),
     "requests_per_minute": ("0", "Write a whole number of at least 1."),
     "tokens_per_minute": ("1.5", "Write a whole number of at least 1."),
-    "dollars_per_minute": ("1e3", "Write an amount of dollars"),
+    "dollars_per_minute": ("1e3", "Enter an amount in dollars"),
     "streams": ("\u0663", "Write a whole number of at least 1."),
 }
 
@@ -85,7 +85,7 @@ def test_a_form_sent_unchanged_changes_nothing(member: Visitor, email: str, serv
     member.open(f"/keys/{before.id}")
     assert 'value="gone" checked' in member.page.text
     member.submit(f"/keys/{before.id}", model=["gone", "fake-chat"])
-    assert "“k” is changed." in member.page.text
+    assert "“k” was changed." in member.page.text
     assert keys_of(server, email)["k"] == before
 
 
@@ -109,7 +109,7 @@ def test_invalid_input_is_refused_next_to_each_field_and_kept(
     member.submit(action, **clean | {"expires_time": "12:00"})
     assert "Choose the day, too." in member.page.text
     member.submit(action, **clean | {"addresses": "10.0.0.1/8"})
-    assert "Do you mean 10.0.0.0/8?" in member.page.text
+    assert "Did you mean 10.0.0.0/8?" in member.page.text
     member.submit(action, **clean, model=["nothing"])
     assert "One of these models is not on offer any more." in member.page.text
     member.submit(action, **clean | {"addresses": " ".join(f"10.0.0.{n}" for n in range(51))})
@@ -143,7 +143,7 @@ def test_a_rotated_key_works_for_its_grace_period_and_shares_its_budget(
     new = KEY.search(member.submit(f"/keys/{old[1]}/rotate", grace="24").text)
     assert new
     assert new[1] != old[1]
-    assert f"It takes the place of sk-mt-{old[1]}-…" in member.page.text
+    assert f"It replaces sk-mt-{old[1]}-…" in member.page.text
     assert status(server, old[0]) == status(server, new[0]) == 200
     rows = server.read(lambda c: (accounts.find_key(c, old[1]), accounts.find_key(c, new[1])))
     assert rows[1].rotation_group == old[1]
@@ -160,7 +160,7 @@ def test_a_rotated_key_works_for_its_grace_period_and_shares_its_budget(
     own = {"origin": server.url, "sec-fetch-site": "same-origin"}
     answer = member.post(member.url(f"/keys/{new[1]}/rotate"), data=sent, headers=own, timeout=20)
     assert answer.status_code == 422
-    assert "This key has been replaced" in answer.text
+    assert "This key has been rotated" in answer.text
     eventually(lambda: status(server, new[0]) == 401, within_s=3)
 
 

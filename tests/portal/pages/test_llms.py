@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import html
 import re
 import tomllib
 from collections.abc import Iterator
@@ -16,14 +17,14 @@ from minitoolai.portal.highlight import AGENT_TABS, FOLDER, TABS, plain_example,
 from minitoolai.portal.i18n import LANGUAGES, translations
 from minitoolai.portal.pages.docs import SECTIONS
 from minitoolai.portal.pages.llms import PATHS
-from minitoolai.portal.request import MARKDOWN_PATHS
+from minitoolai.portal.request import MARKDOWN_PATHS, markdown_path
 from tests.support import house
 from tests.support.browse import Visitor
 from tests.support.server import ServerProcess
 
 SHIPPED = Path(minitoolai.__file__).with_name("catalog.toml")
 #: Public pages that are nothing but a form.
-FORMS = {"/signup", "/signin", "/reset"}
+FORMS = {"/signup", "/signin", "/reset", "/search"}
 FENCE = re.compile(r"^(`{3,})\w*\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
 
 
@@ -47,26 +48,26 @@ def outside_listings(text: str) -> str:
 
 
 def test_every_public_page_has_a_version_in_markdown() -> None:
-    assert set(MARKDOWN_PATHS) == set(house.OPEN) - FORMS
+    assert {*MARKDOWN_PATHS, "/reference/post-v1-messages"} == set(house.OPEN) - FORMS
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
-@pytest.mark.parametrize("path", MARKDOWN_PATHS)
+@pytest.mark.parametrize("path", [*MARKDOWN_PATHS, "/reference/post-v1-messages"])
 def test_the_markdown_has_the_title_and_headings_of_the_page_and_no_tags(
     shipped: ServerProcess, lang: str, path: str
 ) -> None:
     page = get(shipped, f"/{lang}{path}")
     address = re.search(r'<link rel="alternate" type="text/markdown" href="([^"]+)">', page)
     assert address
-    assert address[1] == f"{shipped.url}/{lang}{MARKDOWN_PATHS[path]}"
-    text = get(shipped, f"/{lang}{MARKDOWN_PATHS[path]}")
+    assert address[1] == f"{shipped.url}/{lang}{markdown_path(path)}"
+    text = get(shipped, f"/{lang}{markdown_path(path)}")
     plain = [re.sub("<[^>]+>", "", title) for title in re.findall(r"<h[1-3][^>]*>(.*?)</h[1-3]>", page)]
     titles = [
         re.sub(r"\[(.*)\]\(.*\)", r"\1", title)
         for title in re.findall(r"^(?:\d\. )?#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
     ]
-    assert titles == [title.replace("&amp;", "&") for title in plain]
-    assert text.startswith(f"# {plain[0]}\n")
+    assert titles == [html.unescape(title) for title in plain]
+    assert text.startswith(f"# {html.unescape(plain[0])}\n")
     assert not re.search(r"</?[a-zA-Z]|&[a-z]+;", outside_listings(text))
     assert "\n\n\n" not in FENCE.sub("x", text)
 
@@ -78,7 +79,7 @@ def test_the_markdown_of_a_page_says_what_the_page_says(shipped: ServerProcess) 
         assert f"\n## {german(title)}\n" in text
     assert "| `steps` | 1 – 8 | `4` |" in text
     prices = get(shipped, "/de/prices.md")
-    assert re.search(r"\| gpt-4o \| 2,50\s\$ \| 10,00\s\$ \|", prices)
+    assert re.search(r"\| gpt-4o \| 128\.000 Tokens \| 2,50\s\$ \| 10,00\s\$ \|", prices)
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
@@ -95,7 +96,7 @@ def test_listings_are_the_samples_of_the_guide(shipped: ServerProcess, lang: str
 def test_the_guide_has_a_tab_for_every_agent_in_every_language(shipped: ServerProcess, lang: str) -> None:
     page = get(shipped, f"/{lang}/docs")
     for tab, title in AGENT_TABS.items():
-        assert f'<label for="agents-tab-{tab}">{title}</label>' in page
+        assert f'<label for="agents-t-{tab}">{title}</label>' in page
         assert f'<code id="agents-{tab}">' in page
 
 

@@ -20,11 +20,13 @@ import minitoolai
 from minitoolai.billing import payments
 from minitoolai.core.clock import SystemClock
 from minitoolai.portal.i18n import LANGUAGES, translations
-from minitoolai.storage import accounts, users
+from minitoolai.storage.tables import accounts, users
 from tests.support.all_kinds import CATALOG
 from tests.support.browse import Visitor
+from tests.support.chromium import ARGUMENTS
 from tests.support.chromium import chromium as open_chromium
 from tests.support.programs import program
+from tests.support.recordings import FIVE, tone
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
 
@@ -111,7 +113,7 @@ def test_an_image_can_be_attached(page: Page, studio_server: ServerProcess, tmp_
     path = tmp_path / "dot.png"
     path.write_bytes(png())
     page.goto(studio_server.url + "/en/studio")
-    page.get_by_label("Picture").set_input_files(path)
+    page.get_by_label("Image (optional)").set_input_files(path)
     page.get_by_label("Message").fill("what is it?")
     expect(page.locator("#code")).to_contain_text("data:image/png;base64,…")
     page.get_by_role("button", name="Send").click()
@@ -122,13 +124,13 @@ def test_an_image_can_be_attached(page: Page, studio_server: ServerProcess, tmp_
 def test_a_chat_can_be_stopped_and_a_refusal_keeps_the_input(page: Page, studio_server: ServerProcess) -> None:
     page.goto(studio_server.url + "/en/studio")
     page.get_by_label("Model").select_option("endless")
-    page.get_by_label("Longest answer").fill("4000")
+    page.get_by_label("Maximum output tokens").fill("4000")
     page.get_by_label("Message").fill("go on")
     page.get_by_role("button", name="Send").click()
     expect(page.locator("#talk .assistant span")).not_to_be_empty(timeout=20_000)
     page.get_by_role("button", name="Stop").click()
-    expect(page.locator("#error")).to_have_text("stopped")
-    page.get_by_label("Longest answer").fill("999999")
+    expect(page.locator("#error")).to_have_text("Stopped.")
+    page.get_by_label("Maximum output tokens").fill("999999")
     page.get_by_label("Message").fill("too long")
     page.get_by_role("button", name="Send").click()
     expect(page.locator("#error")).to_contain_text("max_completion_tokens")
@@ -143,7 +145,7 @@ def test_an_image_shows_its_progress(page: Page, studio_server: ServerProcess) -
     expect(page.locator("#picture")).to_be_visible(timeout=30_000)
     assert page.evaluate("document.getElementById('picture').decode().then(() => true)")
     assert page.locator("#picture").get_attribute("alt") == "a red house"
-    expect(page.locator("#caption")).to_contain_text("seed 7")
+    expect(page.locator("#caption")).to_contain_text("Seed 7")
     assert_charged(page, studio_server)
 
 
@@ -185,18 +187,95 @@ def test_no_other_page_shows_generated_images_or_sound() -> None:
     shown = {
         path.relative_to(templates).as_posix()
         for path in templates.rglob("*.html")
-        if re.search(r"<(img(?! src=\"\{\{ static)|audio|video)", path.read_text())
+        if re.search(r"<(img(?! src=\"\{\{ (static|logo))|audio|video)", path.read_text())
     }
-    assert shown == {"studio/image.html", "studio/speech.html"}
+    # In the page for transcription, it is the visitor's own recording.
+    assert shown == {"studio/image.html", "studio/speech.html", "studio/transcribe.html"}
 
 
 def test_speech_can_be_played(page: Page, studio_server: ServerProcess) -> None:
     page.goto(studio_server.url + "/en/studio/speech")
-    page.get_by_label("What is said").fill("Good morning.")
+    page.get_by_label("Text to speak").fill("Good morning.")
     page.get_by_role("button", name="Speak").click()
     expect(page.locator("#player")).to_be_visible(timeout=30_000)
     page.wait_for_function("document.getElementById('player').duration > 0")
     assert_charged(page, studio_server)
+
+
+def test_a_file_is_transcribed(page: Page, studio_server: ServerProcess, tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    path.write_bytes(tone(5))
+    page.goto(studio_server.url + "/en/studio/transcribe")
+    page.get_by_label("Audio file").set_input_files(path)
+    page.get_by_role("button", name="Transcribe").click()
+    expect(page.locator("#text")).to_have_text(FIVE, timeout=30_000)
+    assert_charged(page, studio_server)
+    expect(page.locator("#code")).to_contain_text("clip.wav")
+
+
+def test_a_file_that_is_no_recording_is_explained(page: Page, studio_server: ServerProcess, tmp_path: Path) -> None:
+    path = tmp_path / "clip.txt"
+    path.write_bytes(b"no recording")
+    page.goto(studio_server.url + "/en/studio/transcribe")
+    page.get_by_label("Audio file").set_input_files(path)
+    page.get_by_role("button", name="Transcribe").click()
+    expect(page.locator("#error")).to_contain_text("contains no readable audio")
+
+
+def test_the_microphone_is_transcribed(browser: Browser, person: Visitor, studio_server: ServerProcess) -> None:
+    """Chromium's own microphone for tests beeps."""
+    arguments = [*ARGUMENTS, "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    other = browser.browser_type.launch(executable_path=program("chromium"), args=arguments)
+    context = other.new_context(permissions=["microphone"])
+    for name in ("session", "browser"):
+        context.add_cookies([{"name": name, "value": person.cookies[name], "url": studio_server.url}])
+    page = context.new_page()
+    page.goto(studio_server.url + "/en/studio/transcribe")
+    page.get_by_role("button", name="Record with the microphone").click()
+    page.wait_for_timeout(2_500)
+    page.get_by_role("button", name="Stop recording").click()
+    expect(page.locator("#own")).to_be_visible()
+    page.get_by_role("button", name="Transcribe").click()
+    expect(page.locator("#text")).to_contain_text("one two", timeout=30_000)
+    other.close()
+
+
+def test_a_file_is_transcribed_without_javascript(person: Visitor, studio_server: ServerProcess) -> None:
+    url = studio_server.url + "/en/studio/transcribe"
+    token = re.search(r'name="csrf" value="([^"]+)"', person.get(url, timeout=20).text)
+    assert token is not None
+    fields = {"csrf": token[1], "model": "hearer", "language": "", "task": "translate"}
+    answer = person.post(url, data=fields, files={"file": ("a.wav", tone(5))}, timeout=60)
+    assert FIVE in answer.text
+    assert "$0.0005" in answer.text
+    assert person.post(url, data=fields, files={"file": ("a.wav", b"x")}, timeout=60).status_code == 400
+    refused = person.post(
+        url, data=fields | {"csrf": "wrong"}, files={"file": ("a.wav", tone(5))}, timeout=60, allow_redirects=False
+    )
+    assert refused.status_code == 303
+
+
+@pytest.mark.parametrize("tongue", ["curl", "python", "javascript", "php"])
+def test_the_generated_code_for_a_recording_runs(
+    page: Page, studio_server: ServerProcess, tongue: str, tmp_path: Path
+) -> None:
+    path = tmp_path / 'it\'s a "clip".wav'
+    path.write_bytes(tone(5))
+    page.goto(studio_server.url + "/en/studio/transcribe")
+    page.get_by_label("Audio file").set_input_files(path)
+    page.locator(".same summary").click()
+    page.locator("#tongue").select_option(tongue)
+    code = page.locator("#code").text_content() or ""
+    command = {
+        "curl": [program("bash"), "-c"], "python": [sys.executable, "-c"],
+        "javascript": [program("node"), "--input-type=module", "-e"], "php": [program("php")],
+    }[tongue]  # fmt: skip
+    key = studio_server.command("key", "create", "studio@example.com", "--name", "code").stdout.strip()
+    code = code.replace("sk-…", key)
+    script = ["-r", code.removeprefix("<?php\n")] if tongue == "php" else [code]
+    done = subprocess.run([*command, *script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert FIVE in done.stdout
 
 
 @pytest.mark.parametrize("tongue", ["curl", "python", "javascript", "php"])

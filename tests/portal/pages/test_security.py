@@ -42,10 +42,10 @@ def test_setting_up_needs_code_and_password_and_is_reported(member: Visitor, ema
     secret, before = shown_secret(member), len(letters(server, email))
     member.submit(f"{PAGE}/on", code_on="000000", password_on=PASSWORD)
     assert member.page.status_code == 422
-    assert "This code is not right" in member.page.text
+    assert "This code is wrong" in member.page.text
     assert shown_secret(member) == secret
     member.submit(f"{PAGE}/on", code_on=code_now(secret), password_on="wrong password")
-    assert "This is not your password." in member.page.text
+    assert "Wrong password." in member.page.text
     assert shown_secret(member) == secret
     member.submit(f"{PAGE}/on", code_on=code_now(secret), password_on=PASSWORD)
     assert len(CODE.findall(member.page.text)) == 10
@@ -129,9 +129,9 @@ def test_removing_and_renewing_need_password_and_code(member: Visitor, email: st
     _, codes = set_up(member)
     member.open(PAGE)
     member.submit(f"{PAGE}/codes", password_factor="wrong password", code=codes[0])
-    assert "This is not your password." in member.page.text
+    assert "Wrong password." in member.page.text
     member.submit(f"{PAGE}/codes", password_factor=PASSWORD, code="zzzz")
-    assert "This code is not right" in member.page.text
+    assert "This code is wrong" in member.page.text
     member.submit(f"{PAGE}/codes", password_factor=PASSWORD, code=codes[0])
     fresh = CODE.findall(member.page.text)
     assert len(fresh) == 10
@@ -224,7 +224,7 @@ def test_an_admin_without_a_required_factor_reaches_nothing_else(strict: ServerP
         "/studio",
     ):
         assert admin.open(path).url.endswith(PAGE), path
-        assert "Admins need a second factor here." in admin.page.text
+        assert "Admins must use a second factor." in admin.page.text
     token = admin.fields(f"{PAGE}/on")["csrf"]
     for path in ("/keys", "/studio/key", "/admin/accounts/1/grant", "/account/leave"):
         sent = admin.post(

@@ -7,16 +7,19 @@ import io
 import re
 import xml.etree.ElementTree as ET
 
+import msgspec
 import pytest
 import requests
 
 from minitoolai.billing import payments
-from minitoolai.core.clock import SystemClock
+from minitoolai.core.clock import MS_PER_DAY, SystemClock
+from minitoolai.core.models import Outcome
 from minitoolai.core.money import format_dollars
+from minitoolai.ledger.rules import decide
 from minitoolai.portal.i18n import formatter
-from minitoolai.storage import users
 from minitoolai.storage.database import Connection
-from minitoolai.storage.reports import MS_PER_DAY
+from minitoolai.storage.tables import ledger, users
+from tests.support.books import hold, settle
 from tests.support.browse import Visitor, new_user
 from tests.support.history import count_usage
 from tests.support.server import ServerProcess
@@ -48,12 +51,17 @@ def chat(server: ServerProcess, key: str, text: str = "hello there") -> None:
     assert answer.status_code == 200, answer.text
 
 
+def test_a_file_of_usage_begins_with_a_byte_order_mark_for_excel(member: Visitor) -> None:
+    for path in ("/usage/usage.csv", "/balance/statement.csv"):
+        assert member.open(path).content.startswith(b"\xef\xbb\xbf"), path
+
+
 def used(member: Visitor, email: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(member.open("/usage/usage.csv").text)))
+    return list(csv.DictReader(io.StringIO(member.open("/usage/usage.csv").text.removeprefix("\ufeff"))))
 
 
 def test_usage_by_day_model_and_key_adds_up(member: Visitor, email: str, server: ServerProcess) -> None:
-    assert "Nothing was used in this time" in member.open("/usage").text
+    assert "No usage in this period" in member.open("/usage").text
     key = key_with_money(member, email)
     for _ in range(3):
         chat(server, key)
@@ -70,7 +78,7 @@ def test_usage_by_day_model_and_key_adds_up(member: Visitor, email: str, server:
     assert len(page) < 60_000
     last = member.open("/usage/requests").text
     assert last.count("fake-chat") == 3
-    assert last.count(">done<") == 3
+    assert last.count(">completed<") == 3
 
 
 def test_each_request_shows_the_usage_since_the_last_one(member: Visitor, email: str, server: ServerProcess) -> None:
@@ -127,3 +135,27 @@ def test_charts_have_titles_axes_and_labels(member: Visitor, email: str, server:
         assert chart.find("title") is not None
         assert chart.findall("path")
         assert len([*chart.iter("text"), *chart.iter("tspan")]) >= 2
+
+
+def test_parts_with_a_price_of_their_own_have_lines_and_columns(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    account, split = account_of(server, email), '[["cached_input",300,500],["input",100,1000],["reasoning",7,9000]]'
+    hold_id, now_ms = SystemClock().new_id(), SystemClock().now_ms()
+
+    def use(connection: Connection) -> None:
+        payments.grant(connection, SystemClock(), account, 5 * 10**9, reason="test")
+        with_split = Outcome("succeeded", 400, 7, 300, price_split=split)
+        placed = msgspec.structs.replace(hold(hold_id, account, 500), now_ms=now_ms)
+        ended = msgspec.structs.replace(settle(hold_id, account, 313, with_split), now_ms=now_ms)
+        ledger.apply(connection, [placed], decide)
+        ledger.apply(connection, [ended], decide)
+
+    server.write(use)
+    (line,) = used(member, email)
+    assert (line["cached_input_units"], line["cached_input_cost"]) == ("300", "0.000000150")
+    assert (line["reasoning_units"], line["reasoning_cost"]) == ("7", "0.000000063")
+    assert (line["input_units"], line["cost"]) == ("400", "0.000000313")
+    shown = member.open("/usage").text
+    assert "cache read" in shown
+    assert "reasoning" in shown

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from minitoolai.ledger.types import PlaceHold
-from minitoolai.storage import idempotency, jobs, ledger, outbox
 from minitoolai.storage.postgres import connection as postgres
 from minitoolai.storage.postgres.bulk import array_oid, bulk_statement, can_pack, pack_array
+from minitoolai.storage.tables import idempotency, jobs, ledger, outbox
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
 
 

@@ -12,10 +12,10 @@ import pytest
 from minitoolai.core.errors import ConnectionLost, SettingsError, StoreError
 from minitoolai.core.models import Balance
 from minitoolai.ledger.rules import decide
-from minitoolai.storage import ledger
 from minitoolai.storage.opening import open_database
 from minitoolai.storage.postgres.connection import PostgresConnection
 from minitoolai.storage.postgres.session import display_address
+from minitoolai.storage.tables import ledger
 from tests.support.books import TemporaryBooks, hold, settle
 
 

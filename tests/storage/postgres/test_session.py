@@ -12,8 +12,8 @@ import pytest
 
 from minitoolai.accounts.keys import KeyVerifier, make_key
 from minitoolai.core.errors import AccessDenied
-from minitoolai.storage import accounts
 from minitoolai.storage.postgres.session import ProcessRegistration
+from minitoolai.storage.tables import accounts
 from tests.support.books import TemporaryBooks
 from tests.support.waiting import eventually
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.chat.chunks import DONE
 from minitoolai.chat.endpoint import DialectAdapter, DialectRun, OpenAIErrors
+from minitoolai.chat.preferences import requested_model, take_preferences
 from minitoolai.chat.request import LARGEST_INTEGER, check_options, wants_usage
 from minitoolai.chat.run import ChatRun
+from minitoolai.chat.stream.chunks import DONE
 from minitoolai.core.errors import InvalidRequest, ServiceError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.request_fields import COMPLETION_FIELDS, other_bytes, prompt_bytes, split_fields
-from minitoolai.http.validation import flag, integer, json_object, non_empty_text, shortened
+from minitoolai.http.validation import flag, integer, json_object, shortened
 
 # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -29,7 +30,7 @@ _CHATS_ONLY = ("messages", "tools", "tool_choice", "response_format", "parallel_
 def parse_text(body: bytes) -> ChatRequest:
     """Return the validated request for `/v1/completions`. InvalidRequest names the field."""
     fields = json_object(body)
-    model = non_empty_text(fields, "model")
+    model = requested_model(fields)
     prompts, text_bytes = _prompts(fields.get("prompt"))
     requested = integer(fields, "max_tokens", 1, LARGEST_INTEGER)
     flag(fields, "echo", default=False)
@@ -42,6 +43,7 @@ def parse_text(body: bytes) -> ChatRequest:
     if fields.get("suffix") is not None and not isinstance(fields["suffix"], str):
         raise InvalidRequest("suffix must be a string", param="suffix")
     rest, extras = split_fields({key: fields[key] for key in fields if key not in _OURS}, COMPLETION_FIELDS)
+    preferences = take_preferences(model, extras)
     # Here logprobs is a number, in a chat it is a boolean.
     check_options({key: value for key, value in (rest | extras).items() if key not in ("logprobs", *_CHATS_ONLY)})
     return ChatRequest(
@@ -56,6 +58,7 @@ def parse_text(body: bytes) -> ChatRequest:
         text_bytes=text_bytes + prompt_bytes(rest) * prompts,
         other_bytes=other_bytes(rest),
         extras=extras,
+        preferences=preferences,
         prompt=fields["prompt"],
     )
 
@@ -109,8 +112,9 @@ Json = dict[str, Any]
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_LIMIT = "max_completion_tokens"
 #: Field names of a chat → field names of this format.
-_NAMES = {"messages": "prompt", "max_completion_tokens": "max_tokens"}
+_NAMES = {"messages": "prompt", _LIMIT: "max_tokens"}
 #: Finish reasons of a chat → those of this format.
 _FINISH_REASONS = {
     "stop": "stop",
@@ -141,6 +145,8 @@ def rename_fields(error: ServiceError, names: dict[str, str]) -> ServiceError:
         field = match[0]
         error.message = error.message.replace(field, names[field])
         error.param = names[field] + (error.param or "").removeprefix(field)
+    # The limit is also named beside other fields.
+    error.message = error.message.replace(_LIMIT, names.get(_LIMIT, _LIMIT))
     return error
 
 

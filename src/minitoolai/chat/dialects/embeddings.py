@@ -10,6 +10,7 @@ import msgspec
 
 from minitoolai.chat.dialects.completions import convert_whole_floats, is_tokens, rename_fields
 from minitoolai.chat.endpoint import DialectAdapter, DialectRun, OpenAIErrors
+from minitoolai.chat.preferences import requested_model, take_preferences
 from minitoolai.chat.request import check_unpriced
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.errors import InvalidRequest, ServiceError
@@ -32,7 +33,7 @@ class EmbeddingsDialect(OpenAIErrors):
 
     def parse(self, body: bytes) -> ChatRequest:
         fields = json_object(body)
-        model = non_empty_text(fields, "model")
+        model = requested_model(fields)
         texts = _texts(fields.get("input"))
         form = fields.get("encoding_format")
         if form not in (None, "float", "base64"):
@@ -50,6 +51,7 @@ class EmbeddingsDialect(OpenAIErrors):
             model=model,
             messages=[],
             fields=rest,
+            preferences=take_preferences(model, extras),
             extras=extras,
             other_bytes=other_bytes(rest),
             stream=False,

@@ -12,14 +12,14 @@ from typing import Any
 import msgspec
 
 from minitoolai.accounts.keys import KeyVerifier
-from minitoolai.chat.chunks import DONE
-from minitoolai.chat.decoding import read_usage
 from minitoolai.chat.dialects.completions import rename_fields
 from minitoolai.chat.dialects.messages_request import parse_messages, passed_headers
 from minitoolai.chat.dialects.messages_stream import MessageStream, content_of, message_object, stop_reason
 from minitoolai.chat.endpoint import ChatEndpoint, DialectAdapter, DialectRun, refuse_method
 from minitoolai.chat.run import ChatRun
 from minitoolai.chat.service import ChatService
+from minitoolai.chat.stream.chunks import DONE
+from minitoolai.chat.stream.decoding import read_usage
 from minitoolai.core.errors import ClientLeft, ContextExceeded, ServiceError
 from minitoolai.core.inference import ChatRequest, MessagesForm, Usage
 from minitoolai.http.asgi import JSON, Receive, Scope, Send, headers_by_name, respond, respond_error
@@ -71,7 +71,8 @@ class MessagesDialect:
         error.message = re.sub(r"(tools\[\d+\])\.function\.parameters", r"\1.input_schema", error.message)
         error.message = re.sub(r"(tools\[\d+\])\.function\.", r"\1.", error.message)
         error.message = error.message.replace("max_completion_tokens", "max_tokens").replace("image_url part", "image")
-        if isinstance(error, ContextExceeded) and not error.message.startswith(_TOO_LONG):
+        # Clients replace Anthropic's text by their own. An agent's first prompt, where no summary helps, keeps ours.
+        if isinstance(error, ContextExceeded) and not error.is_agents_first and not error.message.startswith(_TOO_LONG):
             error.message = _TOO_LONG + error.message
         return error
 

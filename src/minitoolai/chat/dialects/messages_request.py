@@ -21,10 +21,12 @@ from minitoolai.chat.dialects.messages_blocks import (
     system_text,
     text_at,
 )
+from minitoolai.chat.preferences import requested_model
 from minitoolai.chat.request import LARGEST_INTEGER, MAX_TOOLS, check_chat
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest, MessagesForm
-from minitoolai.http.validation import flag, integer, json_object, non_empty_text, number, shortened
+from minitoolai.core.request_fields import ROUTING_FIELDS
+from minitoolai.http.validation import flag, integer, json_object, number, shortened
 
 _encode = msgspec.json.Encoder().encode
 
@@ -58,7 +60,7 @@ def parse_messages(body: bytes, headers: Mapping[str, str], *, is_count: bool = 
     form = MessagesForm(
         fields={name: fields[name] for name in fields if name in MESSAGES_FIELDS}, headers=dict(headers)
     )
-    chat: Json = {"model": non_empty_text(fields, "model")}
+    chat: Json = {"model": requested_model(fields), **{name: fields[name] for name in ROUTING_FIELDS if name in fields}}
     limit = integer(fields, "max_tokens", 1, LARGEST_INTEGER)
     if limit is None and not is_count:
         raise InvalidRequest(
@@ -85,7 +87,8 @@ def parse_messages(body: bytes, headers: Mapping[str, str], *, is_count: bool = 
     request.include_usage = True
     request.limit, request.limit_is_default = limit, True
     request.other_bytes += form.other_bytes
-    request.extras = {name: fields[name] for name in fields if name not in MESSAGES_FIELDS and name not in _REFUSED}
+    known = (*_REFUSED, *ROUTING_FIELDS)
+    request.extras = {name: fields[name] for name in fields if name not in MESSAGES_FIELDS and name not in known}
     if "top_k" in fields:
         request.extras["top_k"] = fields["top_k"]
     request.messages_form = form
@@ -128,7 +131,7 @@ def _add_tools(tools: Any, chat: Json, form: MessagesForm, messages: ChatMessage
         if not isinstance(tool, dict):
             raise refuse(at, 'an object like {"name": "…", "description": "…", "input_schema": {…}}')
         check_cache_control(tool, at)
-        kind = tool.get("type") or "custom"
+        kind = "custom" if tool.get("type") is None else tool["type"]
         if kind == "custom":
             functions.append(_function(tool, at, form, messages))
         elif isinstance(kind, str) and _CLIENT_TOOLS.fullmatch(kind):

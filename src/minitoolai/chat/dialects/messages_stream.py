@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.chat.decoding import Json, decode_json, reasoning_of
-from minitoolai.chat.passthrough import messages_usage
+from minitoolai.chat.stream.decoding import Json, decode_json, reasoning_of
+from minitoolai.chat.stream.passthrough import messages_usage
 from minitoolai.core.inference import Usage
 
 _encode = msgspec.json.Encoder().encode

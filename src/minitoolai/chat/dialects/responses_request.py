@@ -1,6 +1,7 @@
 """Parse and validate requests for `/v1/responses` into chats: items into messages, tools into functions.
 
-Fields that refer to earlier responses are refused, because responses are not stored. Other unknown fields are dropped.
+A request that refers to stored items is parsed in two steps, because they are read in between: see `PendingResponse`.
+Unknown fields are dropped.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from typing import Any
 import msgspec
 
 from minitoolai.chat.dialects.responses_tools import ChatTools, ToolOrigin, custom_arguments
+from minitoolai.chat.preferences import requested_model
 from minitoolai.chat.request import LARGEST_INTEGER, check_chat, check_unpriced
+from minitoolai.chat.stored.items import REFERENCE, input_list, references_in, type_of
+from minitoolai.chat.stored.store import NO_HISTORY, History
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest
+from minitoolai.http.large_json import MOST_TEXT
 from minitoolai.http.validation import flag, integer, json_object, shortened
 
 # ── input items ───────────────────────────────────────────────────────────────────────────────────────────
@@ -22,8 +27,8 @@ Json = dict[str, Any]
 _TEXTS = ("input_text", "output_text", "text")
 
 
-def messages_of(fields: Json, tools: ChatTools) -> list[Json]:
-    """Return `instructions` and `input` as chat messages."""
+def messages_of(fields: Json, tools: ChatTools, history: History = NO_HISTORY) -> list[Json]:
+    """Return `instructions`, the items of the conversation so far and `input` as chat messages."""
     messages: list[Json] = []
     instructions = fields.get("instructions")
     if instructions is not None:
@@ -31,25 +36,35 @@ def messages_of(fields: Json, tools: ChatTools) -> list[Json]:
             raise InvalidRequest("instructions must be a string", param="instructions")
         messages.append({"role": "developer", "content": instructions})
     input_ = fields.get("input")
-    if isinstance(input_, str) and input_:
+    if isinstance(input_, str) and input_ and not history.items:
         return [*messages, {"role": "user", "content": input_}]
-    if not isinstance(input_, list) or not input_:
+    if not isinstance(input_, str | list) or not input_:
         raise InvalidRequest("input must be a non-empty string or a list of items", param="input")
     images: list[Json] = []
-    for index, item in enumerate(input_):
+    before = len(history.items)
+    for index, given in enumerate([*history.items, *input_list(input_)]):
+        at = f"input[{index - before}]" if index >= before else "previous_response_id"
+        item = _referenced(given, at, history) if isinstance(given, dict) and type_of(given) == REFERENCE else given
         is_output = isinstance(item, dict) and str(item.get("type")).endswith("_call_output")
         if images and not is_output:
             messages.append({"role": "user", "content": images})
             images = []
-        _add_item(item, f"input[{index}]", messages, tools, images)
+        _add_item(item, at, messages, tools, images)
     return [*messages, {"role": "user", "content": images}] if images else messages
+
+
+def _referenced(item: Json, at: str, history: History) -> Json:
+    name = item.get("id")
+    if not isinstance(name, str) or not name:
+        raise InvalidRequest(f"{at}.id must be the ID of an item, such as msg_…", param=f"{at}.id")
+    return history.references[name]
 
 
 def _add_item(item: Any, at: str, messages: list[Json], tools: ChatTools, images: list[Json]) -> None:
     """Append an item as a message. Images in the output of a tool are added to `images`, for a message of the user."""
     if not isinstance(item, dict):
         raise InvalidRequest(f'{at} must be an object like {{"role": "user", "content": "Hello"}}', param=at)
-    kind = item.get("type") or "message"
+    kind = "message" if item.get("type") is None else item["type"]
     if kind == "message":
         messages.append(_message(item, at))
     elif kind in ("function_call", "custom_tool_call"):
@@ -57,17 +72,11 @@ def _add_item(item: Any, at: str, messages: list[Json], tools: ChatTools, images
     elif kind in ("function_call_output", "custom_tool_call_output"):
         content = _output(item.get("output"), f"{at}.output", images)
         messages.append({"role": "tool", "tool_call_id": _required_text(item, "call_id", at), "content": content})
-    elif kind == "item_reference":
-        raise InvalidRequest(
-            f"{at} refers to a stored item, and items are not stored here: set store to false in your client, so that "
-            "it sends the items themselves",
-            param=f"{at}.type",
-        )
     elif kind != "reasoning":
         # Drop earlier reasoning: models do not read it again. Refuse other types, so that nothing is lost silently.
         raise InvalidRequest(
             f"{at}.type is {shortened(kind)}; it must be message, function_call, function_call_output, "
-            "custom_tool_call, custom_tool_call_output or reasoning",
+            "custom_tool_call, custom_tool_call_output, reasoning or item_reference",
             param=f"{at}.type",
         )
 
@@ -158,19 +167,19 @@ NAMES = {
 #: Fields passed on to the chat under the same name, and validated there.
 _SHARED = (
     "model", "temperature", "top_p", "parallel_tool_calls", "metadata", "user", "safety_identifier",
-    "prompt_cache_key", "prompt_cache_retention", "service_tier", "stream",
+    "prompt_cache_key", "prompt_cache_retention", "service_tier", "stream", "models", "provider",
 )  # fmt: skip
 #: Fields that are used here, or that can safely be ignored.
 _KNOWN = frozenset(
     (*_SHARED, "input", "instructions", "max_output_tokens", "tools", "tool_choice", "text", "reasoning", "include",
-     "top_logprobs", "store", "truncation", "stream_options", "background", "client_metadata")
+     "top_logprobs", "store", "truncation", "stream_options", "background", "client_metadata", "previous_response_id")
 )  # fmt: skip
-_NOT_STORED = "; responses are not stored here: send the whole conversation as input"
+#: Remedy for a reference on a server that stores nothing.
+_NOTHING_KEPT = "responses are not stored on this server"
 #: Unsupported field → error message, with what to do instead.
 _REFUSED = {
     "messages": "messages is not a field of /v1/responses; send them as input",
-    "previous_response_id": f"previous_response_id is not supported{_NOT_STORED}",
-    "conversation": f"conversation is not supported{_NOT_STORED}",
+    "conversation": "conversation is not supported; send previous_response_id, or the whole conversation as input",
     "prompt": "prompt is not supported: templates are not stored here; send instructions and input",
 }
 
@@ -181,16 +190,55 @@ class ResponseEcho(msgspec.Struct, frozen=True):
     fields: Json
     logprobs: bool
     origins: dict[str, ToolOrigin] = {}
+    is_stored: bool = False
+    is_background: bool = False
 
 
-def parse_response(body: bytes) -> ChatRequest:
-    """Return the validated chat for `/v1/responses`. InvalidRequest names the field as in this format."""
+class PendingResponse(msgspec.Struct, frozen=True):
+    """The `form` of a chat with references to stored items, which must be read before it can be validated."""
+
+    fields: Json
+    previous: str | None
+    references: list[str]
+
+
+def parse_response(body: bytes, *, keeps: bool = False) -> ChatRequest:
+    """Return the validated chat for `/v1/responses`. InvalidRequest names the field as in this format.
+
+    `keeps`: this server stores responses. The `form` of a chat that refers to some is a `PendingResponse`;
+    `complete_response` then returns the chat.
+    """
     fields = {name: value for name, value in json_object(body).items() if value is not None}
-    _check_supported(fields)
+    _check_supported(fields, keeps=keeps)
+    previous, references = fields.get("previous_response_id"), references_in(fields.get("input"))
+    if previous is None and not references:
+        return complete_response(fields, NO_HISTORY, keeps=keeps)
+    if not keeps:
+        _refuse_references(previous)
+    pending = PendingResponse(fields, previous, references)
+    model, streams = requested_model(fields), flag(fields, "stream", default=False)
+    return ChatRequest(model, [], {}, stream=streams, include_usage=True, limit=None, form=pending)
+
+
+def _refuse_references(previous: str | None) -> None:
+    if previous is not None:
+        raise InvalidRequest(
+            f"previous_response_id is not supported: {_NOTHING_KEPT}. Send the whole conversation as input",
+            param="previous_response_id",
+        )
+    raise InvalidRequest(
+        f"input refers to a stored item, but {_NOTHING_KEPT}. Set store to false in your client, so that it sends the "
+        "items themselves",
+        param="input",
+    )
+
+
+def complete_response(fields: Json, history: History, *, keeps: bool) -> ChatRequest:
+    """Return the validated chat for the fields of a request, with the items to which it refers."""
     dropped: list[str] = []
     tools = _tools(fields)
     chat: Json = {name: fields[name] for name in _SHARED if name in fields}
-    chat["messages"] = messages_of(fields, tools)
+    chat["messages"] = messages_of(fields, tools, history)
     limit = integer(fields, "max_output_tokens", 1, LARGEST_INTEGER)
     if limit is not None:
         chat["max_completion_tokens"] = limit
@@ -212,25 +260,51 @@ def parse_response(body: bytes) -> ChatRequest:
     request.dropped, request.dropped_tools = dropped, tools.dropped
     if "tools" in fields:
         fields["tools"] = tools.kept
-    request.form = ResponseEcho(fields, logprobs, tools.origins)
+    is_stored = keeps and flag(fields, "store", default=True)
+    request.form = ResponseEcho(fields, logprobs, tools.origins, is_stored, flag(fields, "background", default=False))
+    if history.items and request.text_bytes > MOST_TEXT:
+        raise InvalidRequest(
+            f"previous_response_id: the conversation has {request.text_bytes} bytes of text, and at most {MOST_TEXT} "
+            "are accepted. Start a new conversation.",
+            param="previous_response_id",
+        )
     return request
 
 
-def _check_supported(fields: Json) -> None:
+def _check_supported(fields: Json, *, keeps: bool) -> None:
     """Raise InvalidRequest for a field that cannot be ignored without changing the response."""
     check_unpriced(fields)
     for name in fields:
         if name in _REFUSED:
-            raise InvalidRequest(_REFUSED[name], param=name)
-    # Responses are never stored, even with store=true.
-    flag(fields, "store", default=False)
+            # An error about messages would be renamed to one about input.
+            raise InvalidRequest(_REFUSED[name], param="input" if name == "messages" else name)
+    is_stored = flag(fields, "store", default=True)
     if flag(fields, "background", default=False):
-        raise InvalidRequest(
-            "background must be false or left out: background responses are not supported", param="background"
-        )
+        _check_background(fields, is_stored=is_stored, keeps=keeps)
+    previous = fields.get("previous_response_id")
+    if previous is not None and (not isinstance(previous, str) or not previous):
+        raise InvalidRequest("previous_response_id must be a string like resp_…", param="previous_response_id")
     if fields.get("truncation", "disabled") not in ("disabled", "auto"):
         raise InvalidRequest(
             "truncation must be disabled or auto; the input is never truncated here", param="truncation"
+        )
+
+
+def _check_background(fields: Json, *, is_stored: bool, keeps: bool) -> None:
+    if not keeps:
+        raise InvalidRequest(
+            f"background is not supported: {_NOTHING_KEPT}. Leave background out, and wait for the response",
+            param="background",
+        )
+    if not is_stored:
+        raise InvalidRequest(
+            "background needs store: set store to true or leave it out, so that the response can be polled",
+            param="background",
+        )
+    if flag(fields, "stream", default=False):
+        raise InvalidRequest(
+            "stream is not supported for background responses: leave it out, and poll GET /v1/responses/{id}",
+            param="stream",
         )
 
 
@@ -267,7 +341,7 @@ def _allowed_tools(choice: Json, tools: ChatTools) -> Any:
         raise InvalidRequest('tool_choice.tools must be a list like [{"type": "function", "name": "…"}]',
                              param="tool_choice.tools")  # fmt: skip
     names = [tools.function_name(tool.get("name"), tool.get("namespace")) for tool in allowed]
-    unknown = [name for name in names if name is not None and name not in tools.origins]
+    unknown = [name for name in names if name is not None and not (isinstance(name, str) and name in tools.origins)]
     if unknown:
         raise InvalidRequest(
             f"tool_choice.tools names {shortened(unknown[0])}, which is not in tools", param="tool_choice.tools"

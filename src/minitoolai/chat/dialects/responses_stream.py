@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from minitoolai.chat.decoding import reasoning_of
 from minitoolai.chat.dialects.responses_request import ResponseEcho
 from minitoolai.chat.dialects.responses_tools import ToolOrigin, called_item, custom_input
+from minitoolai.chat.stream.decoding import reasoning_of
 
 # ── objects: the response, its items, its usage ───────────────────────────────────────────────────────────
 
 Json = dict[str, Any]
-Status = Literal["in_progress", "completed", "incomplete", "failed"]
+Status = Literal["queued", "in_progress", "completed", "incomplete", "failed"]
 
 #: Finish reason of a chat → reason why the response is incomplete.
 _REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -40,7 +40,7 @@ def response_object(
         "object": "response",
         "created_at": created_s,
         "status": status,
-        "background": False,
+        "background": echo.is_background,
         "error": error,
         "incomplete_details": {"reason": _REASONS[finish_reason or ""]} if status == "incomplete" else None,
         "instructions": request.get("instructions"),
@@ -48,12 +48,12 @@ def response_object(
         "model": model,
         "output": output,
         "parallel_tool_calls": request.get("parallel_tool_calls", True),
-        "previous_response_id": None,
+        "previous_response_id": request.get("previous_response_id"),
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
         "safety_identifier": request.get("safety_identifier"),
         "prompt_cache_key": request.get("prompt_cache_key"),
         "service_tier": "default",
-        "store": False,
+        "store": echo.is_stored,
         "temperature": request.get("temperature", 1.0),
         "text": {"format": text.get("format") or {"type": "text"}, "verbosity": text.get("verbosity") or "medium"},
         "tool_choice": request.get("tool_choice", "auto"),
@@ -229,6 +229,8 @@ class ResponseStream:
         self._open: _Message | _Reasoning | None = None
         self._calls: dict[int, _Call] = {}
         self._finish_reason: str | None = None
+        #: The response as its last event has it.
+        self.whole: Json | None = None
 
     # ── translation ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -257,7 +259,7 @@ class ResponseStream:
         for call in self._calls.values():
             events += self._arguments_done(call)
             events += self._item_done(call, "completed" if status == "completed" else "incomplete")
-        whole = self._response(status, self._output(status), usage=usage)
+        self.whole = whole = self._response(status, self._output(status), usage=usage)
         return events + self._event(f"response.{status}", response=whole)
 
     def _arguments_done(self, call: _Call) -> bytes:

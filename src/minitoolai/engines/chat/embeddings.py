@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.catalog.catalog import EngineEntry
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import ChatRequest
 
@@ -53,11 +53,16 @@ def embeddings_as_chat(body: bytes, inputs: int, *, model: str = "") -> bytes:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EngineError("the engine sent an invalid embeddings response; nothing was charged") from error
     vectors = _in_order(embeddings.data, inputs)
+    served = embeddings.model if isinstance(embeddings.model, str) and embeddings.model else model
+    return vectors_as_chat(vectors, served, _prompt_tokens(embeddings.usage))
+
+
+def vectors_as_chat(vectors: Sequence[list[float] | str], model: str, tokens: int | None) -> bytes:
+    """Return a chat response that holds these vectors, with the tokens of the inputs if they are known."""
     # Content for the estimate that replaces a missing usage.
     choice = {"index": 0, "message": {"role": "assistant", "content": "."}, "data": vectors}
-    served = embeddings.model if isinstance(embeddings.model, str) and embeddings.model else model
-    chat: dict[str, Any] = {"object": "chat.completion", "model": served, "choices": [choice]}
-    if (tokens := _prompt_tokens(embeddings.usage)) is not None:
+    chat: dict[str, Any] = {"object": "chat.completion", "model": model, "choices": [choice]}
+    if tokens is not None:
         chat["usage"] = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
     return _encode(chat)
 

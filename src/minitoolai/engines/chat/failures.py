@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from minitoolai.core.catalog.suppliers import EngineLabel
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import (
     ContextExceeded,
@@ -307,18 +308,23 @@ def is_about_operator(message: str) -> bool:
     return bool(_OPERATOR_NAMES.search(message) or _OPERATOR_WORDS.search(_QUOTED.sub("", message)))
 
 
-def words_for_caller(message: str) -> str:
-    """Return the sentences of an upstream's message that may be passed on; empty if none may."""
+def words_for_caller(message: str, name: str = "") -> str:
+    """Return the sentences of an upstream's message that may be passed on; empty if none may.
+
+    A sentence that names the supplier is left out: `name` is the label of the engine.
+    """
     message = message[:MAX_MESSAGE].encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").strip()
     if message.startswith(("<", "{", "[")) or is_about_operator(message):
         return ""
     sentences = [part.strip() for part in _SENTENCE_END.split(message) if part.strip()]
-    return " ".join(sentence for sentence in sentences if not _ADDRESS.search(sentence))
+    betrays = name.betrays if isinstance(name, EngineLabel) else None
+    passed = (sentence for sentence in sentences if not _ADDRESS.search(sentence))
+    return " ".join(sentence for sentence in passed if betrays is None or not betrays(sentence))
 
 
 def _translate(fault: Fault, status: int, wait_s: int | None, name: str, *, is_in_answer: bool = False) -> ServiceError:
     codes = fault.codes
-    words = words_for_caller(fault.message)
+    words = words_for_caller(fault.message, name)
     is_refusal = status in (400, 403, 404, 413, 415, 422, 451)
     if codes & _FILTER_CODES or (is_refusal and _FILTER_WORDS.search(fault.message)):
         return EngineRefused(

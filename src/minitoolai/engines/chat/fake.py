@@ -13,10 +13,12 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.catalog.catalog import EngineEntry
+from minitoolai.core.catalog.suppliers import EngineLabel
 from minitoolai.core.counting import Tokenizer
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.chat.embeddings import embeddings_as_chat
+from minitoolai.engines.concurrency import ConcurrencyLimit
 
 Json = dict[str, Any]
 
@@ -42,9 +44,11 @@ class FakeEngine:
     fetches_images = True
     plain_images = False
     speaks_messages = False
+    concurrency: ConcurrencyLimit | None = None
 
     def __init__(self, name: str, entry: EngineEntry) -> None:
         self.name = name
+        self.label = EngineLabel.of(name, entry)
         self.first_token_timeout_s = entry.first_token_timeout_s
         self.total_timeout_s = entry.total_timeout_s
         self.delay_s = entry.delay_ms / 1000

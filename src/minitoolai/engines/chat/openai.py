@@ -1,7 +1,7 @@
 """OpenAI-compatible servers as chat engines: forward the request with the token limit forced, and stream the response.
 
-Embeddings of such a server are translated into chat form here, text completions by chat/decoding.py, so that one code
-path serves, counts and charges all three.
+Embeddings of such a server are translated into chat form here, text completions by chat/stream/decoding.py, so that one
+code path serves, counts and charges all three.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.catalog.catalog import EngineEntry
+from minitoolai.core.catalog.suppliers import EngineLabel
 from minitoolai.core.counting import Tokenizer
 from minitoolai.core.errors import ServiceError
 from minitoolai.core.inference import ChatRequest
@@ -53,6 +54,7 @@ class UpstreamEngine:
         `total_timeout_s` is the timeout of one response if its entry names none.
         """
         self.name = name
+        self.label = EngineLabel.of(name, entry, base_url)
         self.complete_chunks = entry.complete_chunks
         self.bills_after_cancel = entry.bills_after_cancel
         self.sells_cache = True
@@ -66,7 +68,7 @@ class UpstreamEngine:
         self._client = client
         self._has_key = bool(key)
         self._may_repeat = may_repeat
-        self._concurrency = concurrency
+        self.concurrency = concurrency
         self._extra_headers = extra_headers
         url = (base_url or entry.base_url).rstrip("/")
         self.fetches_images = is_public_address(url) if entry.fetches_images is None else entry.fetches_images
@@ -95,11 +97,11 @@ class UpstreamEngine:
         )
 
     def check_capacity(self) -> None:
-        if self._concurrency is not None:
-            self._concurrency.check_capacity()
+        if self.concurrency is not None:
+            self.concurrency.check_capacity()
 
     def is_busy(self) -> bool:
-        return self._concurrency is not None and self._concurrency.is_busy
+        return self.concurrency is not None and self.concurrency.is_busy
 
     async def count_prompt(self, request: ChatRequest) -> int | None:
         return None
@@ -114,13 +116,16 @@ class UpstreamEngine:
         return None
 
     def open(self, request: ChatRequest, limit: int) -> Coroutine[Any, Any, UpstreamResponse]:
-        if self._concurrency is None:
+        if self.concurrency is None:
             return self._open_now(request, limit)
-        return self._open_in_turn(self._concurrency, request, limit)
+        return self._open_in_turn(self.concurrency, request, limit)
 
     async def _open_in_turn(self, concurrency: ConcurrencyLimit, request: ChatRequest, limit: int) -> UpstreamResponse:
         request.waits = True
-        await concurrency.acquire(request.account_id)
+        try:
+            await concurrency.acquire(request.account_id, request.set_queue_place)
+        finally:
+            request.queue_place = None
         request.waits = False
         try:
             response = await self._open_now(request, limit)
@@ -138,6 +143,12 @@ class UpstreamEngine:
             body = completions_body(request, limit, self._entry)
             return self._post(self._completions_url, _encode(body), UpstreamResponse)
         return self._post(self._chat_url, _encode(chat_body(request, limit, self._entry)), UpstreamResponse)
+
+    def open_chat(
+        self, request: ChatRequest, limit: int, response_type: Callable[[HttpResponse, str], UpstreamResponse]
+    ) -> Coroutine[Any, Any, UpstreamResponse]:
+        """Open a chat, and read its response with this class."""
+        return self._post(self._chat_url, _encode(chat_body(request, limit, self._entry)), response_type)
 
     async def _post(
         self,
@@ -158,22 +169,22 @@ class UpstreamEngine:
                 may_repeat=self._may_repeat,
             )
         except HttpError as error:
-            raise engine_error(error, self.name) from error
+            raise engine_error(error, self.label) from error
         if not 200 <= response.status < 300:
             raise await self._failure(response)
-        return response_type(response, self.name)
+        return response_type(response, self.label)
 
     async def _failure(self, response: HttpResponse) -> ServiceError:
         body = await read_error_body(response)
-        return upstream_failure(response.status, response.headers.get("retry-after"), body, self.name)
+        return upstream_failure(response.status, response.headers.get("retry-after"), body, self.label)
 
 
 class UpstreamResponse:
     """A response of an upstream, which it forwards unchanged. Translates HTTP failures into EngineError."""
 
-    def __init__(self, response: HttpResponse, name: str) -> None:
+    def __init__(self, response: HttpResponse, label: str) -> None:
         self._response = response
-        self._name = name
+        self._label = label
         #: Called once by `close`: returns the slot that the response occupies.
         self.on_close: Callable[[], None] | None = None
 
@@ -181,13 +192,13 @@ class UpstreamResponse:
         try:
             return await self._response.next_bytes()
         except HttpError as error:
-            raise engine_error(error, self._name) from error
+            raise engine_error(error, self._label) from error
 
     def read_nowait(self) -> bytes | None:
         try:
             return self._response.read_nowait()
         except HttpError as error:
-            raise engine_error(error, self._name) from error
+            raise engine_error(error, self._label) from error
 
     def set_callbacks(
         self, on_readable: Callable[[], None] | None, on_chunk: Callable[[bytes], None] | None = None
@@ -199,7 +210,7 @@ class UpstreamResponse:
         try:
             return await self._response.read()
         except HttpError as error:
-            raise engine_error(error, self._name) from error
+            raise engine_error(error, self._label) from error
 
     async def close(self) -> None:
         on_close, self.on_close = self.on_close, None
@@ -253,8 +264,8 @@ def completions_body(request: ChatRequest, limit: int, entry: EngineEntry) -> di
 class EmbeddingResponse(UpstreamResponse):
     """Embeddings, translated into a chat response with a single choice that holds the vectors."""
 
-    def __init__(self, response: HttpResponse, name: str, request: ChatRequest) -> None:
-        super().__init__(response, name)
+    def __init__(self, response: HttpResponse, label: str, request: ChatRequest) -> None:
+        super().__init__(response, label)
         self._request = request
 
     def set_callbacks(

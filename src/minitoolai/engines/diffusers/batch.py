@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from minitoolai.core.errors import EngineError
 from minitoolai.engines.diffusers.checkpoint import Networks
 from minitoolai.engines.diffusers.conditioning import Conditioning, PromptEncoder
-from minitoolai.engines.images.codec import cover, encode_png, parameters_text
+from minitoolai.engines.images.codec import cover, encode_result, parameters_text
+from minitoolai.engines.images.editing.pixels import mask_of, original
 from minitoolai.engines.protocols import FailedImage, GeneratedImage, ImageRequest, OnProgress
 from minitoolai.engines.sampling import Trajectory, model_calls, trajectory
 from minitoolai.engines.sampling.noise import LazySeededNoise
@@ -41,25 +43,34 @@ class _BatchImage:
     ) -> None:
         self.request = request
         self._on_progress = on_progress
-        self._calls, self._calls_total = 0, model_calls(request.scheduler, request.steps)
+        self.calls, self._calls_total = 0, model_calls(request.scheduler, request.steps)
         self._positive = denoiser.prompts.encode(request.prompt)
         self._negative = None
         if request.cfg_scale != 1:
             self._negative = denoiser.prompts.encode(request.negative_prompt, is_negative=True)
         shape = _CHANNELS, -(-request.height // _PIXELS_PER_LATENT), -(-request.width // _PIXELS_PER_LATENT)
-        noise = LazySeededNoise(request.seed % 2**64, shape)
+        noise = LazySeededNoise(request.seed % 2**64, shape, noise_table(zero_snr=denoiser.networks.zero_snr)[-1])
 
         def on_device(array: NDArray[np.float32]) -> torch.Tensor:
             import torch
 
             return torch.from_numpy(array).to(denoiser.device)
 
+        self._source = denoiser.encode(request) if request.images else None
+        self._free = None
+        if request.mask is not None:
+            self._free = on_device(latent_mask(request, shape[-2:]))
+        # A mask that is redrawn completely begins with noise alone, as in diffusers.
+        from_source = not (self._free is not None and request.strength == 1)
         self._path: Trajectory = trajectory(
             request.scheduler,
             request.steps,
             on_device(noise.start()),
             lambda sigma, following: on_device(noise(sigma, following)),
             trailing=trailing,
+            zero_snr=denoiser.networks.zero_snr,
+            strength=request.strength if request.images else 1.0,
+            original=self._source if from_source else None,
         )
         self._x, self._sigma = next(self._path)
 
@@ -73,9 +84,11 @@ class _BatchImage:
         denoised = outputs[0]
         if len(outputs) > 1:
             denoised = outputs[1] + (denoised - outputs[1]) * self.request.cfg_scale
-        self._calls += 1
+        if self._free is not None and self._source is not None:
+            denoised = self._source + (denoised - self._source) * self._free
+        self.calls += 1
         if self._on_progress is not None:
-            self._on_progress(self._calls * self.request.steps // self._calls_total, self.request.steps)
+            self._on_progress(self.calls * self.request.steps // self._calls_total, self.request.steps)
         try:
             self._x, self._sigma = self._path.send(denoised)
         except StopIteration as end:
@@ -124,24 +137,44 @@ class DiffusersBatch:
         if not self._images or self.denoiser is None:
             return []
         rows_of = {slot_id: image.rows() for slot_id, image in self._images.items()}
-        outputs = iter(self.denoiser.denoise([row for rows in rows_of.values() for row in rows]))
+        outputs = self.denoiser.denoise([row for rows in rows_of.values() for row in rows])
+        finite = iter(are_finite(outputs))
+        remaining = iter(outputs)
         failed = []
         for slot_id, rows in rows_of.items():
-            own = [next(outputs) for _ in rows]
-            computed = [output for output in own if output is not None]
-            latents = self._images[slot_id].advance(computed) if len(computed) == len(own) else None
-            if len(computed) < len(own) or (latents is not None and not self._finish(slot_id, latents)):
-                request = self._images.pop(slot_id).request
-                error = f"out of memory for one image of {request.width} by {request.height}"
-                failed.append(FailedImage(slot_id=slot_id, error=error))
+            own, own_finite = [next(remaining) for _ in rows], [next(finite) for _ in rows]
+            fault = self._advance_one(slot_id, own) if all(own_finite) else self._not_finite(slot_id)
+            if fault is not None:
+                failed.append(fault)
         return failed
 
-    def _finish(self, slot_id: int, latents: torch.Tensor) -> bool:
-        """Decode, and encode in the background. Return False if there is no memory to decode."""
+    def _advance_one(self, slot_id: int, outputs: Sequence[torch.Tensor | None]) -> FailedImage | None:
+        """Advance one image by its own outputs. Return its failure, if it failed."""
+        computed = [output for output in outputs if output is not None]
+        if len(computed) < len(outputs):
+            return self._out_of_memory(slot_id)
+        latents = self._images[slot_id].advance(computed)
+        return None if latents is None else self._finish(slot_id, latents)
+
+    def _out_of_memory(self, slot_id: int) -> FailedImage:
+        request = self._images.pop(slot_id).request
+        return FailedImage(slot_id=slot_id, error=f"out of memory for one image of {request.width} by {request.height}")
+
+    def _not_finite(self, slot_id: int) -> FailedImage:
+        """Fail an image whose values are not finite. The same request would give them again."""
+        image = self._images.pop(slot_id)
+        error = f"the model gave values that are not finite (NaN) at call {image.calls + 1}"
+        return FailedImage(slot_id=slot_id, error=error, refused=True)
+
+    def _finish(self, slot_id: int, latents: torch.Tensor) -> FailedImage | None:
+        """Decode, and encode in the background. Return the failure if that is impossible."""
         assert self.denoiser is not None
-        pixels = self.denoiser.decode(latents)
+        try:
+            pixels = self.denoiser.decode(latents)
+        except FloatingPointError:
+            return self._not_finite(slot_id)
         if pixels is None:
-            return False
+            return self._out_of_memory(slot_id)
         if self._encoders is None:
             self._encoders = ThreadPoolExecutor(_ENCODER_THREADS, "png")
         request = self._images.pop(slot_id).request
@@ -149,7 +182,7 @@ class DiffusersBatch:
         self._encoding[slot_id] = self._encoders.submit(
             _to_image, slot_id, pixels, request, name, self._schedule(request)
         )
-        return True
+        return None
 
     def _schedule(self, request: ImageRequest) -> str:
         has_own = request.scheduler.endswith(" Karras") or request.scheduler == "DPM fast"
@@ -174,7 +207,7 @@ def _to_image(slot_id: int, pixels: NDArray[Any], request: ImageRequest, model: 
     from PIL import Image
 
     image = cover(Image.fromarray(pixels), request.width, request.height)
-    png = encode_png(image, parameters_text(request, model, schedule=schedule), request.watermark)
+    png = encode_result(image, request, parameters_text(request, model, schedule=schedule))
     return GeneratedImage(slot_id=slot_id, png=png, model=model)
 
 
@@ -243,7 +276,9 @@ class Denoiser:
             words, mask = _padded([row.conditioning.words for row in rows])
             output = unet(
                 (x * scale).to(unet.dtype),
-                torch.tensor([timestep_of(row.sigma) for row in rows], device=self.device),
+                torch.tensor(
+                    [timestep_of(row.sigma, zero_snr=self.networks.zero_snr) for row in rows], device=self.device
+                ),
                 encoder_hidden_states=words,
                 encoder_attention_mask=mask,
                 added_cond_kwargs=self._added(rows),
@@ -269,21 +304,69 @@ class Denoiser:
     def decode(self, latents: torch.Tensor) -> NDArray[np.uint8] | None:
         """Return the pixels (8 h, 8 w, 3) of latents (4, h, w), or None if not even tiles fit into memory.
 
-        SDXL's VAE overflows in float16, and some VAEs in bfloat16. After a non-finite result, decode this image and all
-        later ones in float32.
+        SDXL's VAE overflows in float16, and some VAEs in bfloat16. After a non-finite result, decode this image alone
+        in float32; the VAE then has its old type again, and the conversion loses nothing. Raises FloatingPointError if
+        the result is not finite even so.
         """
         import torch
 
+        if not bool(latents.isfinite().all()):
+            raise FloatingPointError("the latents are not finite")
         vae: Any = self.networks.vae
-        pixels = self._decoded(latents)
-        if pixels is not None and not bool(pixels.isfinite().all()) and vae.dtype != torch.float32:
+        pixels, dtype = self._decoded(latents), vae.dtype
+        if pixels is not None and not bool(pixels.isfinite().all()) and dtype != torch.float32:
             vae.to(dtype=torch.float32)
-            pixels = self._decoded(latents)
+            try:
+                pixels = self._decoded(latents)
+            finally:
+                vae.to(dtype=dtype)
         if pixels is None:
             return None
-        bright = (pixels * 127.5 + 127.5).nan_to_num(0.0).clamp(0, 255).round().to(torch.uint8)
+        if not bool(pixels.isfinite().all()):
+            raise FloatingPointError("the pixels are not finite")
+        bright = (pixels * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8)
         image: NDArray[np.uint8] = bright.permute(1, 2, 0).cpu().numpy()
         return image
+
+    def encode(self, request: ImageRequest) -> torch.Tensor:
+        """Return the latents (4, h, w) of the uploaded image of an edit, the most likely ones of the VAE.
+
+        Beyond the image, up to a multiple of eight pixels, its outermost pixels repeat. Raises EngineError if there is
+        no memory for it, and FloatingPointError if the result is not finite.
+        """
+        import numpy as np
+        import torch
+
+        pixels = np.asarray(original(request), np.float32) / 127.5 - 1
+        below, right = -pixels.shape[0] % _PIXELS_PER_LATENT, -pixels.shape[1] % _PIXELS_PER_LATENT
+        padded = np.pad(pixels, ((0, below), (0, right), (0, 0)), mode="edge")
+        x = torch.from_numpy(padded).permute(2, 0, 1)[None].to(self.device)
+        vae: Any = self.networks.vae
+        dtype = vae.dtype
+        try:
+            latents = self._encode_once(x)
+            if not bool(latents.isfinite().all()) and dtype != torch.float32:
+                vae.to(dtype=torch.float32)
+                latents = self._encode_once(x)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise EngineError(f"out of memory for one image of {request.width} by {request.height}") from None
+        finally:
+            vae.to(dtype=dtype)
+        if not bool(latents.isfinite().all()):
+            raise FloatingPointError("the latents of the image are not finite")
+        return latents
+
+    def _encode_once(self, pixels: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        vae: Any = self.networks.vae
+        vae.use_tiling = False
+        with torch.inference_mode():
+            found = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()[0].float()
+        latents: torch.Tensor = (found - self.networks.shift) * vae.config.scaling_factor
+        return latents
 
     def _decoded(self, latents: torch.Tensor) -> torch.Tensor | None:
         """Decode the whole image, or in tiles if that takes too much memory. Return None if tiles do too."""
@@ -305,7 +388,7 @@ class Denoiser:
         vae: Any = self.networks.vae
         vae.use_tiling = in_tiles
         with torch.inference_mode():
-            scaled = (latents / vae.config.scaling_factor)[None].to(vae.dtype)
+            scaled = (latents / vae.config.scaling_factor + self.networks.shift)[None].to(vae.dtype)
             decoded: torch.Tensor = vae.decode(scaled, return_dict=False)[0][0].float()
         return decoded
 
@@ -316,9 +399,36 @@ class Denoiser:
             torch.cuda.empty_cache()
 
 
-def timestep_of(sigma: float) -> float:
+def are_finite(outputs: Sequence[torch.Tensor | None]) -> list[bool]:
+    """Return for each output whether all its values are finite, True for one that is missing. Waits for the device."""
+    import torch
+
+    computed = [output for output in outputs if output is not None]
+    if not computed:
+        return [True] * len(outputs)
+    finite = iter(torch.stack([output.isfinite().all() for output in computed]).tolist())
+    return [output is None or next(finite) for output in outputs]
+
+
+def latent_mask(request: ImageRequest, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return a mask of latents (1, h, w): 1 where they may change."""
+    import numpy as np
+    from PIL import Image
+
+    mask = mask_of(request)
+    assert mask is not None
+    height, width = shape
+    page = Image.new("L", (width * _PIXELS_PER_LATENT, height * _PIXELS_PER_LATENT))
+    page.paste(mask)
+    # Every latent with a pixel to redraw may change: pixels outside are restored at the end.
+    blocks = (np.asarray(page) > 0).reshape(height, _PIXELS_PER_LATENT, width, _PIXELS_PER_LATENT)
+    free: NDArray[np.float32] = np.asarray(blocks.any(axis=(1, 3)), np.float32)[None]
+    return free
+
+
+def timestep_of(sigma: float, *, zero_snr: bool = False) -> float:
     """Return the training timestep of a noise level, interpolated linearly in ln sigma."""
-    table = noise_table()
+    table = noise_table(zero_snr=zero_snr)
     above = min(max(bisect.bisect_left(table, sigma), 1), TIMESTEPS - 1)
     low, high = math.log(table[above - 1]), math.log(table[above])
     share = (math.log(sigma) - low) / (high - low)

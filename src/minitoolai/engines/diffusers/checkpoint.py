@@ -69,6 +69,10 @@ class Networks:
     is_xl: bool
     #: The UNet predicts `v` instead of the noise (arXiv 2202.00512).
     predicts_v: bool = False
+    #: Its last training timestep is pure noise (arXiv 2305.08891).
+    zero_snr: bool = False
+    #: What the VAE adds to scaled latents.
+    shift: float = 0.0
 
     def bytes(self) -> int:
         """Return the size of all parameters on the device."""
@@ -97,8 +101,6 @@ def load_networks(path: Path, *, device: torch.device, dtype: torch.dtype, vae_d
         network.to(device=device, dtype=dtype).eval().requires_grad_(False)
     needs_upcast = networks.is_xl and getattr(networks.vae.config, "force_upcast", True)
     networks.vae.to(device=device, dtype=vae_dtype if needs_upcast else dtype).eval().requires_grad_(False)
-    # Only the decoder is needed.
-    networks.vae.encoder = networks.vae.quant_conv = None
     if device.type == "cuda":
         import torch
 
@@ -127,7 +129,7 @@ def _load_file(path: Path) -> Networks:
     prefixes = (CLIP_OF_XL, OPEN_CLIP_OF_XL) if of_xl else (CLIP_OF_15,)
     tokens = clip_tokenizer()
     encoders = [_encoder_of_file(tensors, shapes, prefix, tokens) for prefix in prefixes]
-    return Networks(path.stem, unet, vae, encoders, of_xl, predicts_v="v_pred" in tensors)
+    return Networks(path.stem, unet, vae, encoders, of_xl, predicts_v="v_pred" in tensors, zero_snr="ztsnr" in tensors)
 
 
 def _encoder_of_file(tensors: Tensors, shapes: Shapes, prefix: str, tokens: ClipTokenizer) -> TextEncoder:
@@ -162,8 +164,16 @@ def _load_folder(path: Path) -> Networks:
     vae = _build(lambda: AutoencoderKL.from_config(vae_config), _rename_attention(_tensors_of(path / "vae")), "VAE")
     encoders = [_encoder_of_folder(path, number) for number in (("", "_2") if is_xl else ("",))]
     scheduler = path / "scheduler" / "scheduler_config.json"
-    prediction = _read_json(scheduler).get("prediction_type") if scheduler.is_file() else None
-    return Networks(path.name, unet, vae, encoders, is_xl, predicts_v=prediction == "v_prediction")
+    schedule = _read_json(scheduler) if scheduler.is_file() else {}
+    return Networks(
+        path.name,
+        unet,
+        vae,
+        encoders,
+        is_xl,
+        predicts_v=schedule.get("prediction_type") == "v_prediction",
+        zero_snr=bool(schedule.get("rescale_betas_zero_snr")),
+    )
 
 
 def _encoder_of_folder(path: Path, number: str) -> TextEncoder:

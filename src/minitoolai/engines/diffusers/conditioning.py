@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minitoolai.engines.diffusers.checkpoint import Networks, TextEncoder
-from minitoolai.engines.diffusers.prompts import WINDOW, Window, windows
+from minitoolai.engines.diffusers.prompts import MAX_WEIGHT, WINDOW, Window, windows
 
 if TYPE_CHECKING:
     import torch
@@ -82,4 +82,6 @@ def _weighted(states: torch.Tensor, window: Window) -> torch.Tensor:
     weights = [1.0, *window.weights] + [1.0] * (WINDOW + 1 - len(window.weights))
     weighted = states * torch.tensor(weights, device=states.device, dtype=states.dtype)[:, None]
     before, after = states.float().mean(), weighted.float().mean()
-    return weighted * (before / after).to(states.dtype)
+    # A mean near zero would make the ratio huge, or not finite.
+    ratio = (before / after).nan_to_num(1.0).clamp(-MAX_WEIGHT, MAX_WEIGHT)
+    return weighted * ratio.to(states.dtype)

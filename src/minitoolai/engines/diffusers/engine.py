@@ -8,12 +8,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from minitoolai.core.errors import EngineError
 from minitoolai.engines.diffusers.checkpoint import WeightsFolder
+from minitoolai.engines.diffusers.flow import FlowBatch, FlowModel, is_flow
 from minitoolai.engines.protocols import FailedImage, GeneratedImage, ImageRequest, OnProgress
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ class DiffusersEngine:
         self._weights = WeightsFolder(Path(config.folder))
         self._device: torch.device | None = None
         #: By file name, least recently used first.
-        self._loaded: OrderedDict[str, Denoiser] = OrderedDict()
-        self._batches: weakref.WeakSet[DiffusersBatch] = weakref.WeakSet()
+        self._loaded: OrderedDict[str, Denoiser | FlowModel] = OrderedDict()
+        self._batches: weakref.WeakSet[DiffusersBatch | FlowBatch] = weakref.WeakSet()
 
     def why_not_ready(self, model: str) -> str | None:
         entry = self._config.models.get(model)
@@ -84,20 +85,27 @@ class DiffusersEngine:
     def stop(self) -> None:
         self._loaded.clear()
 
-    def open(self, model: str) -> DiffusersBatch:
+    def open(self, model: str) -> DiffusersBatch | FlowBatch:
         """Return an empty batch, which loads its weights with its first image."""
         from minitoolai.engines.diffusers.batch import DiffusersBatch
 
         if fault := self.why_not_ready(model):
             raise EngineError(fault)
         entry = self._config.models[model]
-        batch = DiffusersBatch(lambda: self.denoiser(entry.weights), trailing=entry.schedule == "trailing")
+        path = self._weights.find(entry.weights)
+        batch: DiffusersBatch | FlowBatch
+        if path is not None and is_flow(path):
+            batch = FlowBatch(lambda: cast(FlowModel, self.denoiser(entry.weights)))
+        else:
+            batch = DiffusersBatch(
+                lambda: cast("Denoiser", self.denoiser(entry.weights)), trailing=entry.schedule == "trailing"
+            )
         self._batches.add(batch)
         return batch
 
     # ── loaded weights ─────────────────────────────────────────────────────────────────────────────────────
 
-    def denoiser(self, weights: str) -> Denoiser:
+    def denoiser(self, weights: str) -> Denoiser | FlowModel:
         """Return the networks of a checkpoint, loading it and unloading others as needed. Raises EngineError."""
         if weights in self._loaded:
             self._loaded.move_to_end(weights)
@@ -122,7 +130,7 @@ class DiffusersEngine:
         """Return the names of the loaded weights, least recently used first."""
         return list(self._loaded)
 
-    def _load(self, path: Path) -> Denoiser:
+    def _load(self, path: Path) -> Denoiser | FlowModel:
         import torch
 
         from minitoolai.engines.diffusers.batch import Denoiser
@@ -130,6 +138,8 @@ class DiffusersEngine:
 
         device = self._device = self._device or find_device(self._config.device)
         dtype = precision_of(self._config.precision, device)
+        if is_flow(path):
+            return FlowModel(path, device, dtype)
         has_bfloat = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         vae_dtype = torch.bfloat16 if has_bfloat and dtype != torch.float32 else torch.float32
         networks = load_networks(path, device=device, dtype=dtype, vae_dtype=vae_dtype)

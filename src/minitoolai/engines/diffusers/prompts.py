@@ -2,7 +2,7 @@
 
 `(word)` has weight 1.1, `[word]` 1/1.1 and `(word:1.3)` 1.3; brackets nest, and a backslash escapes one. A window ends
 at BREAK or when it is full, preferably at a comma. All of this matches AUTOMATIC1111's web UI, for which most prompts
-are written.
+are written, but that weights are limited.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ BACKTRACK = 20
 #: Ignore deeper nesting, so that a text of brackets only is parsed quickly.
 MAX_DEPTH = 32
 STRONGER, WEAKER = 1.1, 1 / 1.1
+#: A word's weight, all its brackets multiplied, is limited to this in both directions. Beyond it an image only breaks.
+MAX_WEIGHT = 3.0
+#: One bracket counts at most this much, so that products of many stay finite.
+_MAX_FACTOR = 100.0
 _PIECE = re.compile(
     r"""\\(?P<literal>[()\[\]\\])
       | (?P<open>[(\[])
@@ -54,7 +58,10 @@ class Window(NamedTuple):
 
 
 def weighted_parts(prompt: str) -> list[PromptPart]:
-    """Resolve the brackets of a prompt. Merges neighbours of equal weight; an empty prompt is one empty part."""
+    """Resolve the brackets of a prompt. Merges neighbours of equal weight; an empty prompt is one empty part.
+
+    Every weight is finite and at most MAX_WEIGHT in size.
+    """
     parts: list[PromptPart] = []
     open_round: list[int] = []
     open_square: list[int] = []
@@ -71,7 +78,7 @@ def weighted_parts(prompt: str) -> list[PromptPart]:
             if len(stack) < MAX_DEPTH:
                 stack.append(len(parts))
         elif piece["weight"] and open_round:
-            scale(open_round.pop(), float(piece["weight"]))
+            scale(open_round.pop(), _limited(float(piece["weight"]), _MAX_FACTOR))
         elif text == ")" and open_round:
             scale(open_round.pop(), STRONGER)
         elif text == "]" and open_square:
@@ -82,7 +89,12 @@ def weighted_parts(prompt: str) -> list[PromptPart]:
         scale(start, STRONGER)
     for start in open_square:
         scale(start, WEAKER)
+    parts = [part._replace(weight=_limited(part.weight, MAX_WEIGHT)) for part in parts]
     return _merge(parts) or [PromptPart("")]
+
+
+def _limited(value: float, limit: float) -> float:
+    return min(max(value, -limit), limit)
 
 
 def _split_at_breaks(text: str) -> list[PromptPart]:

@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 
-from minitoolai import __version__
+from minitoolai.core.catalog.suppliers import THE_ENGINE
 from minitoolai.core.errors import EngineError, InvalidRequest
 from minitoolai.core.marks import Watermark
+from minitoolai.engines.images.editing.pixels import enlarged, merged
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
 
+    from minitoolai.core.inference import ImageFormat
     from minitoolai.engines.protocols import ImageRequest
 
+#: Tasks that begin with noise on an uploaded image.
+EDITS = ("edit", "variation")
 #: More than twice the largest image on offer, on each side.
 MAX_ENGINE_PIXELS = 4096 * 4096
 
@@ -42,7 +46,8 @@ def parameters_text(
         "Seed": request.seed,
         "Size": f"{request.width}x{request.height}",
         "Model": model,
-        "Version": f"minitoolai {__version__}",
+        **({"Denoising strength": f"{request.strength:g}"} if request.task in EDITS else {}),
+        "Version": request.generator,
     }
     lines = (f"{name}: {fact}" for name, fact in facts.items() if name not in omitted)
     return f"{request.prompt}{negative}\n" + ", ".join(lines)
@@ -53,7 +58,12 @@ def encode_square(pixels: NDArray[np.uint8], request: ImageRequest, model: str) 
     from PIL import Image
 
     image = contain(Image.fromarray(pixels), request.width, request.height)
-    return encode_png(image, parameters_text(request, model), request.watermark)
+    return encode_result(image, request, parameters_text(request, model))
+
+
+def encode_result(image: Image.Image, request: ImageRequest, parameters: str) -> bytes:
+    """Encode what an engine drew for a request. Outside the mask of an edit it is the uploaded image."""
+    return encode_png(merged(image, request), parameters, request.watermark)
 
 
 def encode_png(image: Image.Image, parameters: str, watermark: Watermark | None = None) -> bytes:
@@ -71,6 +81,28 @@ def encode_png(image: Image.Image, parameters: str, watermark: Watermark | None 
     chunks.add_text("parameters", parameters)
     file = io.BytesIO()
     image.save(file, "PNG", pnginfo=chunks, compress_level=4)
+    return file.getvalue()
+
+
+def encode_enlarged(request: ImageRequest, model: str) -> bytes:
+    """Enlarge the uploaded image to the size of the request."""
+    size = f"Size: {request.width}x{request.height}, Model: {model}, Version: {request.generator}"
+    return encode_png(enlarged(request), size, request.watermark)
+
+
+def to_format(png: bytes, output_format: ImageFormat, quality: int) -> bytes:
+    """Convert a PNG of this module to jpeg or webp. Its `parameters` become the EXIF user comment, as in A1111."""
+    from PIL import Image
+    from PIL.ExifTags import IFD, Base
+
+    if output_format == "png":
+        return png
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+        exif = Image.Exif()
+        comment = b"UNICODE\0" + str(image.info.get("parameters", "")).encode("utf-16-be", "replace")
+        exif.get_ifd(IFD.Exif)[Base.UserComment] = comment
+        image.convert("RGB").save(file, output_format, quality=quality, exif=exif.tobytes())
     return file.getvalue()
 
 
@@ -102,7 +134,7 @@ def cover(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def decode_image(data: bytes, engine: str) -> Image.Image:
+def decode_image(data: bytes) -> Image.Image:
     """Decode an image from another server as RGB. Raises EngineError if it is invalid or implausibly large."""
     from PIL import Image
 
@@ -110,11 +142,11 @@ def decode_image(data: bytes, engine: str) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
             if image.width * image.height > MAX_ENGINE_PIXELS:
                 raise EngineError(
-                    f"{engine} sent an image of {image.width} by {image.height} pixels, which is too large"
+                    f"{THE_ENGINE} sent an image of {image.width} by {image.height} pixels, which is too large"
                 )
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise EngineError(f"{engine} sent an invalid image") from error
+        raise EngineError(f"{THE_ENGINE} sent an invalid image") from error
 
 
 def background_colour(square: Image.Image) -> tuple[int, int, int]:
@@ -141,7 +173,7 @@ _MAGIC: tuple[tuple[Kind, bytes, int], ...] = (
     ("webp", b"WEBP", 8),
 )
 #: What Pillow raises while decoding. An unknown format is an OSError.
-_DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
+DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
 #: Longest side of an image for a vision model, which would scale down anything larger.
 MAX_SIDE = 2048
 
@@ -168,8 +200,12 @@ def inspect_image(data: bytes, *, field: str, max_pixels: int = MAX_INPUT_PIXELS
         # Pillow only warns about large images; the limit below is stricter.
         with Image.open(io.BytesIO(data), formats=(cast("str", kind).upper(),)) as image:
             width, height = image.size
-    except (*_DECODE_ERRORS, Image.DecompressionBombError) as error:
-        raise _broken_image(kind, field) from error
+    except Image.DecompressionBombError as error:
+        raise InvalidRequest(
+            f"{field} has too many pixels; the limit is {max_pixels:,} pixels", param=field, code="image_too_large"
+        ) from error
+    except DECODE_ERRORS as error:
+        raise broken_image(kind, field) from error
     if width * height > max_pixels:
         raise InvalidRequest(
             f"{field} has {width} x {height} pixels; the limit is {max_pixels:,} pixels",
@@ -198,10 +234,11 @@ def to_plain_png(data: bytes, *, field: str) -> bytes:
             plain = upright.convert("RGB")
             plain.thumbnail((MAX_SIDE, MAX_SIDE))
             plain.save(file, "png", compress_level=1)
-    except _DECODE_ERRORS as error:
-        raise _broken_image(kind, field) from error
+    except DECODE_ERRORS as error:
+        raise broken_image(kind, field) from error
     return file.getvalue()
 
 
-def _broken_image(kind: str, field: str) -> InvalidRequest:
+def broken_image(kind: str, field: str) -> InvalidRequest:
+    """Return the error for an image of a field that cannot be decoded."""
     return InvalidRequest(f"{field} is a broken {kind} image", param=field, code="invalid_image")

@@ -9,6 +9,7 @@ from importlib import import_module
 from itertools import count
 from typing import Any
 
+from minitoolai.core.catalog.suppliers import THE_ENGINE
 from minitoolai.core.errors import EngineError, EngineRefused
 from minitoolai.engines.child_process import POLL_S, HeartbeatMonitor, MessageChildProcess
 from minitoolai.engines.images.child import Add, Event, Generated, Heartbeat, Loaded, LoadEngine, Progress, Remove
@@ -33,6 +34,7 @@ class EngineProcess(MessageChildProcess):
     """
 
     module = "minitoolai.engines.images.child"
+    max_images = 1
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class EngineProcess(MessageChildProcess):
 
     async def generate(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
         if not self.is_up:
-            raise EngineError(f"{self.name} is starting; retry in a moment", retry_after_s=2)
+            raise EngineError(f"{THE_ENGINE} is starting; retry in a moment", retry_after_s=2)
         number, image = next(self._ids), _InFlightImage(on_progress)
         if not self._in_flight:
             self._hangs.record_progress()
@@ -79,7 +81,7 @@ class EngineProcess(MessageChildProcess):
 
     async def stop(self) -> None:
         await super().stop()
-        self._fail_all(f"{self.name} has stopped")
+        self._fail_all(f"{THE_ENGINE} has stopped")
 
     async def _start_once(self) -> None:
         loop = asyncio.get_running_loop()
@@ -133,12 +135,13 @@ class EngineProcess(MessageChildProcess):
         elif event.refused:
             image.result.set_exception(EngineRefused(event.error))
         else:
-            image.result.set_exception(EngineError(f"{self.name}: {event.error}"))
+            log.error("%s failed: %s", self.name, event.error)
+            image.result.set_exception(EngineError(f"{THE_ENGINE} failed"))
 
     def _on_disconnect(self) -> None:
         if self._loaded is not None and not self._loaded.done():
             self._loaded.set_result(Loaded("its process died"))
-        self._fail_all(f"the process of {self.name} died during generation")
+        self._fail_all(f"{THE_ENGINE} failed during generation")
 
     def _fail_all(self, message: str) -> None:
         for image in self._in_flight.values():

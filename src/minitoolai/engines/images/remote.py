@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 
-from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.catalog.catalog import EngineEntry
+from minitoolai.core.catalog.suppliers import EngineLabel
 from minitoolai.core.errors import EngineError, EngineRefused, ServiceError
 from minitoolai.engines.chat.failures import engine_error
 from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
@@ -18,6 +19,7 @@ class RemoteServer:
     name: str
     base_url: str
     headers: dict[str, str]
+    label: EngineLabel
     #: Why the server cannot be called, with the remedy; None if it can.
     fault: str | None
 
@@ -26,20 +28,20 @@ class RemoteServer:
     ) -> HttpResponse:
         """Send a request and return once the head of the response has arrived. Raises EngineError."""
         if self.fault:
-            raise EngineError(f"{self.name}: {self.fault}")
+            raise EngineError(f"{self.label} is not ready")
         try:
             return await client.request(
                 method, self.base_url + path, headers=self.headers, body=body, read_timeout_s=read_timeout_s
             )
         except HttpError as error:
-            raise engine_error(error, self.name) from error
+            raise engine_error(error, self.label) from error
 
     async def read(self, response: HttpResponse, max_bytes: int = 64 * 1024 * 1024) -> bytes:
         """Return the complete body and close the response in any case. Raises EngineError."""
         try:
             return await response.read(max_bytes)
         except HttpError as error:
-            raise engine_error(error, self.name) from error
+            raise engine_error(error, self.label) from error
         finally:
             response.close()
 
@@ -59,7 +61,7 @@ def remote_server(name: str, entry: EngineEntry, *, base_url: str = "", key: str
         fault = f"no address: set MINITOOLAI_{name.upper()}_BASE_URL=http://host:7860 to a web UI started with --api"
     elif entry.needs_key and not key:
         fault = f"no key: set MINITOOLAI_{name.upper()}_API_KEY"
-    return RemoteServer(name, address, headers, fault)
+    return RemoteServer(name, address, headers, EngineLabel.of(name, entry, base_url), fault)
 
 
 def as_image_error(error: ServiceError) -> EngineError:

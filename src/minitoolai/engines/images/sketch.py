@@ -1,19 +1,35 @@
 """The embedded image model: a small latent diffusion model on ONNX Runtime, sampled with the 18 samplers.
 
-Images of different steps, scheduler, guidance and prompt share each model call. It generates images in the style of
-emoji, and every image names this model rather than the requested one.
+Images of different steps, scheduler, guidance and prompt share each model call. It draws single things in the style of
+emoji; a scene of several is drawn thing by thing and composed. Every image names this model rather than the requested
+one, whose look it has.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minitoolai.core.errors import EngineError
-from minitoolai.engines.images.codec import encode_square
-from minitoolai.engines.protocols import GeneratedImage, ImageRequest, OnProgress
+from minitoolai.engines.images.codec import EDITS, encode_result, encode_square, parameters_text
+from minitoolai.engines.images.compose.looks import PLAIN, Look, look_of
+from minitoolai.engines.images.compose.picture import compose, is_plain, things_of
+from minitoolai.engines.images.editing.sketch import (
+    MODEL,
+    EditedPart,
+    is_placed,
+    kept,
+    part_of,
+    placed,
+    redrawn,
+    to_square,
+)
+from minitoolai.engines.images.guidance import guided, settled, shown
+from minitoolai.engines.images.prompts.captions import STYLE, CaptionEncoder
+from minitoolai.engines.images.prompts.reader import PromptReader, Scene
+from minitoolai.engines.images.prompts.words import Words
+from minitoolai.engines.protocols import FailedImage, GeneratedImage, ImageRequest, OnProgress
 from minitoolai.engines.sampling import model_calls, trajectory
 
 if TYPE_CHECKING:
@@ -24,9 +40,16 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-MODEL = "minitoolai-sketch-1"
 FOLDER = Path(__file__).parent / "sketch_model"
-FILES = ("denoiser.onnx", "decoder.onnx", "words.npz", "tokenizer.json")
+FILES = (
+    "denoiser.onnx",
+    "decoder.onnx",
+    "encoder.onnx",
+    "words.npz",
+    "tokenizer.json",
+    "lexicon.json.gz",
+    "vocabulary.toml",
+)
 LATENT = (4, 16, 16)
 
 # Larger calls are not faster on a CPU and take more memory.
@@ -85,7 +108,12 @@ class SketchModel:
         def load(file: str) -> Any:
             return onnxruntime.InferenceSession(FOLDER / file, options, providers=["CPUExecutionProvider"])
 
+        self._load = load
+        #: Loaded with the first edit.
+        self._encoder: Any = None
         self.captions: CaptionEncoder = CaptionEncoder(FOLDER)
+        self.words = Words(FOLDER, self.captions.names)
+        self.reader = PromptReader(self.words)
         self._denoiser, self._decoder = load("denoiser.onnx"), load("decoder.onnx")
 
     def denoise(self, rows: Sequence[_Row]) -> NDArray[np.float32]:
@@ -98,6 +126,13 @@ class SketchModel:
             inputs = {"x": np.stack(x), "sigma": np.array(sigma), "caption": np.stack(caption)}
             outputs.append(self._denoiser.run(None, {name: v.astype(np.float32) for name, v in inputs.items()})[0])
         return np.concatenate(outputs)
+
+    def encode(self, pixels: Floats) -> Floats:
+        """Return the latents (4, 16, 16) of pixels (3, 256, 256) from -1 to 1."""
+        if self._encoder is None:
+            self._encoder = self._load("encoder.onnx")
+        latents: Floats = self._encoder.run(None, {"pixels": pixels[None]})[0][0]
+        return latents
 
     def decode(self, latents: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
         """Return the square pixels (S, S, 3) of each image's latents."""
@@ -115,8 +150,21 @@ class SketchModel:
 _Row = tuple["NDArray[Any]", float, "NDArray[np.float32]"]
 
 
+#: The style of the model's training sets that a style of a prompt is drawn in.
+_STYLE_WORDS = {"render": "3d style", "flat": "flat style", "painting": "noto style", "drawing": "noto style"}
+#: Added to the seed for each further thing of an image, so that two cats are not the same cat.
+_SEED_STEP = 7_919
+
+
+class _Guide(NamedTuple):
+    """One thing to draw: the captions that guide it, and the state of its sampler."""
+
+    positive: Floats
+    path: Trajectory
+
+
 class _SketchImage:
-    """One image in flight: the state of its sampler and the captions that guide it."""
+    """One image in flight: the scene that its prompt asks for, and a sampler for each thing in it."""
 
     def __init__(self, model: SketchModel, request: ImageRequest, on_progress: OnProgress | None) -> None:
         from minitoolai.engines.sampling.noise import SeededNoise
@@ -124,34 +172,96 @@ class _SketchImage:
         self.request = request
         self._on_progress = on_progress
         self._calls, self._calls_total = 0, model_calls(request.scheduler, request.steps)
-        self._positive = model.captions.embed(request.prompt, request.seed)
-        negative = request.negative_prompt.strip()
-        self._negative = model.captions.embed(negative) if negative else model.captions.empty
-        noise = SeededNoise(request.seed % 2**64, LATENT)
-        self._path: Trajectory = trajectory(request.scheduler, request.steps, noise.start(), noise)
-        self._x, self._sigma = next(self._path)
+        self.scene, self.look = model.reader.read(request.prompt), look_of(request.model)
+        self._negative = _negative_of(model, request.negative_prompt)
+        #: The part of an upload that is drawn anew, and its latents.
+        self.part: EditedPart | None = None
+        self.source: Floats | None = None
+        captions = _captions_of(model, request, self.scene, self.look)
+        if request.task in EDITS and not is_placed(request, self.scene):
+            self.part = part_of(request)
+            self.source = model.encode(to_square(self.part.image))
+            captions = captions[:1]
+        self._guides = []
+        for i, caption in enumerate(captions):
+            noise = SeededNoise((request.seed + i * _SEED_STEP) % 2**64, LATENT)
+            path: Trajectory = trajectory(
+                request.scheduler,
+                request.steps,
+                noise.start(),
+                noise,
+                strength=request.strength if self.part is not None else 1.0,
+                original=self.source,
+            )
+            self._guides.append(_Guide(caption, path))
+        self._states = [next(guide.path) for guide in self._guides]
+        self._predictions: list[NDArray[Any] | None] = [None] * len(self._guides)
 
     def rows(self) -> list[_Row]:
-        """Return the rows for the next model call. With guidance 1 the negative prompt has no weight: omit its row."""
-        positive = (self._x, self._sigma, self._positive)
-        if self.request.cfg_scale == 1:
-            return [positive]
-        return [positive, (self._x, self._sigma, self._negative)]
+        """Return the rows for the next model call. With guidance 1 the negative prompt has no weight: omit its rows."""
+        rows = []
+        for guide, (x, sigma), last in zip(self._guides, self._states, self._predictions, strict=True):
+            seen = shown(x, last, sigma)
+            rows.append((seen, sigma, guide.positive))
+            if self.request.cfg_scale != 1:
+                rows.append((seen, sigma, self._negative))
+        return rows
 
-    def advance(self, outputs: NDArray[Any]) -> NDArray[Any] | None:
-        """Advance by the model's outputs for `rows`. Return the latents if the image is finished."""
-        denoised = outputs[0].astype("float64")
-        if len(outputs) > 1:
-            denoised = outputs[1] + self.request.cfg_scale * (denoised - outputs[1])
+    def advance(self, outputs: NDArray[Any]) -> list[NDArray[Any]] | None:
+        """Advance by the model's outputs for `rows`. Return the latents of all things if the image is finished.
+
+        Raises FloatingPointError if an output is not finite.
+        """
+        import numpy as np
+
+        if not np.isfinite(outputs).all():
+            raise FloatingPointError(f"the model gave values that are not finite at call {self._calls + 1}")
+        per_thing = len(outputs) // len(self._guides)
+        finished = []
+        for i, guide in enumerate(self._guides):
+            own = outputs[i * per_thing : (i + 1) * per_thing].astype("float64")
+            sigma = self._states[i][1]
+            request = self.request
+            denoised = own[0]
+            if per_thing > 1:
+                denoised = guided(own[0], own[1], request.cfg_scale, sigma, request.scheduler)
+            if self.part is not None and self.source is not None:
+                denoised = kept(denoised, self.source, self.part.free)
+            self._predictions[i] = denoised
+            try:
+                self._states[i] = guide.path.send(denoised)
+            except StopIteration as end:
+                finished.append(settled(end.value, denoised))
         self._calls += 1
         if self._on_progress is not None:
             self._on_progress(self._calls * self.request.steps // self._calls_total, self.request.steps)
-        try:
-            self._x, self._sigma = self._path.send(denoised)
-        except StopIteration as end:
-            finished: NDArray[Any] = end.value
-            return finished
-        return None
+        return finished or None
+
+
+def _captions_of(model: SketchModel, request: ImageRequest, scene: Scene, look: Look) -> list[Floats]:
+    """Return a caption for each thing of a scene, or one of the whole prompt if no thing is known."""
+    captions, named = model.captions, STYLE.search(request.prompt)
+    if not request.prompt.strip():
+        # A variation: led by the upload alone.
+        return [captions.empty]
+    if named:
+        style = named[0].lower()
+    elif look is PLAIN and scene.style in _STYLE_WORDS:
+        style = _STYLE_WORDS[scene.style]
+    else:
+        style = look.styles[request.seed % len(look.styles)]
+    things = things_of(scene)
+    if things:
+        known = [model.words.styles.get(thing.name, [style]) for thing in things]
+        chosen = [style if style in styles else styles[request.seed % len(styles)] for styles in known]
+        return [captions.embed_name(thing.name, one) for thing, one in zip(things, chosen, strict=True)]
+    return [captions.embed(f"{scene.unknown or STYLE.sub(' ', request.prompt)}, {style}")]
+
+
+def _negative_of(model: SketchModel, prompt: str) -> Floats:
+    """Return the caption of what to avoid. Words such as "blurry" name no thing, so they guide away from nothing."""
+    things = things_of(model.reader.read(prompt)) if prompt.strip() else []
+    return model.captions.embed_name(things[0].name, "") if things else model.captions.empty
 
 
 class SketchBatch:
@@ -175,129 +285,76 @@ class SketchBatch:
     def remove(self, slot_id: int) -> None:
         self._images.pop(slot_id, None)
 
-    def step(self) -> list[GeneratedImage]:
+    def step(self) -> list[GeneratedImage | FailedImage]:
         """Run one model call for all images (in chunks, if there are many), then decode those that it finished."""
-        latents = self.advance()
-        pixels = self._model.decode([x for x, _ in latents.values()])
-        return [
-            GeneratedImage(slot_id=slot_id, png=encode_square(square, request, MODEL), model=MODEL)
-            for (slot_id, (_, request)), square in zip(latents.items(), pixels, strict=True)
-        ]
+        ended: list[GeneratedImage | FailedImage] = []
+        for slot_id, (latents, image) in self._advance(ended).items():
+            ended.append(GeneratedImage(slot_id=slot_id, png=self._png(latents, image), model=MODEL))
+        return ended
 
     def advance(self) -> dict[int, tuple[NDArray[Any], ImageRequest]]:
-        """Run the model call of `step` only, and return the latents (4, 16, 16) of finished images by slot ID."""
+        """Run the model call of `step` only, and return each finished image's first latents (4, 16, 16) by slot ID."""
+        return {slot_id: (latents[0], image.request) for slot_id, (latents, image) in self._advance([]).items()}
+
+    def _advance(
+        self, failed: list[GeneratedImage | FailedImage]
+    ) -> dict[int, tuple[list[NDArray[Any]], _SketchImage]]:
+        """Run one model call. Return finished images with the latents of their things, and add those that failed."""
         if not self._images:
             return {}
         rows_of = {slot_id: image.rows() for slot_id, image in self._images.items()}
         outputs = self._model.denoise([row for rows in rows_of.values() for row in rows])
         latents, first = {}, 0
         for slot_id, rows in rows_of.items():
-            finished = self._images[slot_id].advance(outputs[first : first + len(rows)])
+            try:
+                finished = self._images[slot_id].advance(outputs[first : first + len(rows)])
+            except FloatingPointError as error:
+                del self._images[slot_id]
+                failed.append(FailedImage(slot_id=slot_id, error=str(error)))
+            else:
+                if finished is not None:
+                    latents[slot_id] = finished, self._images.pop(slot_id)
             first += len(rows)
-            if finished is not None:
-                latents[slot_id] = finished, self._images.pop(slot_id).request
         return latents
+
+    def _png(self, latents: Sequence[NDArray[Any]], image: _SketchImage) -> bytes:
+        """Decode the things of an image and compose them."""
+        request, scene = image.request, image.scene
+        if image.part is not None and image.source is not None:
+            drawn, before = self._model.decode([*latents, image.source])
+            return redrawn(image.part, drawn, before, request)
+        squares = self._model.decode(latents)
+        if request.task in EDITS:
+            return placed(squares, scene, self._model.words.rgb, request)
+        if is_plain(scene, image.look):
+            return encode_square(squares[0], request, MODEL)
+        from PIL import Image
+
+        things = len(things_of(scene))
+        pixels = compose(
+            scene,
+            squares[:things] if things or scene.background else squares,
+            self._model.words.rgb,
+            image.look,
+            width=request.width,
+            height=request.height,
+            seed=request.seed,
+        )
+        return encode_result(Image.fromarray(pixels), request, parameters_text(request, MODEL))
 
 
 def generate(engine: SketchEngine, request: ImageRequest, on_progress: OnProgress | None = None) -> GeneratedImage:
-    """Generate one image from start to end."""
+    """Generate one image from start to end. Raises EngineError."""
     batch = engine.open()
     batch.add(request, on_progress)
-    while not (finished := batch.step()):
+    while not (ended := batch.step()):
         pass
-    return finished[0]
+    image = ended[0]
+    if isinstance(image, FailedImage):
+        raise EngineError(image.error)
+    return image
 
 
 def make_batch_engine(config: dict[str, Any]) -> SketchEngine:
     """Return an engine that uses `threads` threads, 0 for one per core."""
     return SketchEngine(config.get("threads", 0))
-
-
-# ── from a caption to the model's input ───────────────────────────────────────────────────────────────────────
-
-MAX_TOKENS = 32
-# Words without visual meaning; they would dominate the mean of a few tokens.
-STOP_WORDS = ("a", "an", "the", "of", "with", "and", ",", ".", "'", "!", "?", "-", ":", ";")
-STYLES = ("3d style", "flat style", "noto style", "twemoji style")
-STYLE = re.compile(rf"\b({'|'.join(STYLES)})\b", re.IGNORECASE)
-# A difference of 0.05 in the cosine to the caption means 12 times the weight.
-TEMPERATURE = 0.02
-
-
-class CaptionEncoder:
-    """Encodes captions as one vector, with `words.npz` and `tokenizer.json` from one folder.
-
-    Each word has a static vector, distilled from all-MiniLM-L6-v2 (Apache-2.0) and stored as int8; a caption is the
-    mean of its words. The model knows the names of its own subjects well and other words badly, so a caption is first
-    mapped to those names: one softmax over them instead of a text transformer.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        import numpy as np
-        from tokenizers import Tokenizer
-
-        stored = np.load(folder / "words.npz")
-        self._vectors: NDArray[np.int8] = stored["vectors"]
-        self._scales: Floats = stored["scales"].astype(np.float32)
-        self._tokens = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokens.no_padding()
-        self._tokens.no_truncation()
-        self._stop_tokens = {self._tokens.token_to_id(word) for word in STOP_WORDS}
-        self.empty: Floats = stored["nothing"]
-        self.names: list[str] = stored["names"].tolist()
-        sums = [self._sum(name) for name in self.names]
-        self._name_sums = np.stack([vector for vector, _ in sums])
-        self._name_counts: Floats = np.array([count for _, count in sums], np.float32)
-        self._directions = _unit(self._name_sums)
-
-    def embed(self, text: str, seed: int | None = None) -> Floats:
-        """Return the vector of a caption, (192,), as the network was trained on it: names, and style words unchanged.
-
-        With a seed, a caption that names no style gets one of the four.
-        """
-        styles = STYLE.findall(text)
-        if not styles and seed is not None:
-            # A mix of all four would be a blur, so the seed chooses one.
-            styles = [STYLES[seed % len(STYLES)]]
-        style, style_count = self._sum(" ".join(styles))
-        share = self._shares(text)
-        names, count = share @ self._name_sums, float(share @ self._name_counts)
-        mean: Floats = (names + style) / (count + style_count)
-        return mean
-
-    def nearest_names(self, text: str, count: int = 3) -> list[tuple[str, float]]:
-        """Return the names that a caption is mapped to, most likely first, with their shares."""
-        import numpy as np
-
-        share = self._shares(text)
-        return [(self.names[i], float(share[i])) for i in np.argsort(-share)[:count]]
-
-    def _shares(self, text: str) -> Floats:
-        """Return the weight of each name in a caption, (number of names,), summing to 1."""
-        import numpy as np
-
-        vector, _ = self._sum(STYLE.sub(" ", text))
-        similarity = self._directions @ _unit(vector)
-        weight = np.exp((similarity - similarity.max()) / TEMPERATURE)
-        share: Floats = (weight / weight.sum()).astype(np.float32)
-        return share
-
-    def _sum(self, text: str) -> tuple[Floats, int]:
-        """Return the sum (192,) and number of a text's vectors without stop words, or of all if none remain."""
-        import numpy as np
-
-        ids = self._tokens.encode(text, add_special_tokens=False).ids
-        content = [token for token in ids if token not in self._stop_tokens]
-        chosen = (content or ids)[:MAX_TOKENS]
-        if not chosen:
-            return np.zeros(self._vectors.shape[1], np.float32), 0
-        vectors = self._vectors[chosen] * self._scales[chosen, None]
-        return vectors.sum(0, dtype=np.float32), len(chosen)
-
-
-def _unit(vectors: Floats) -> Floats:
-    import numpy as np
-
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    unit: Floats = (vectors / np.maximum(length, 1e-6)).astype(np.float32)
-    return unit

@@ -16,11 +16,12 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.core.catalog import EngineEntry, ImageModel
+from minitoolai.core.catalog.catalog import EngineEntry, ImageModel
+from minitoolai.core.catalog.suppliers import THE_ENGINE
 from minitoolai.core.errors import EngineError, EngineRefused, EngineTimeout
 from minitoolai.core.threads import PICTURES
-from minitoolai.engines.chat.failures import read_error_body
-from minitoolai.engines.images.codec import cover, decode_image, encode_png, parameters_text
+from minitoolai.engines.chat.failures import read_error_body, words_for_caller
+from minitoolai.engines.images.codec import cover, decode_image, encode_result, parameters_text
 from minitoolai.engines.images.remote import RemoteServer
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest, OnProgress
 from minitoolai.httpclient.client import HttpClient
@@ -50,6 +51,7 @@ class WebuiEngine:
     ) -> None:
         self.name = remote.name
         self.max_concurrency = entry.concurrency or 1
+        self.max_images = 1 if entry.edit_images is None else min(entry.edit_images, 1)
         self.is_up = not remote.fault
         self._remote, self._entry, self._client, self._models = remote, entry, client, models
         self._total_timeout_s = entry.total_timeout_s or _TOTAL_TIMEOUT_S
@@ -99,7 +101,7 @@ class WebuiEngine:
                 response = await sending
         except TimeoutError:
             self._interrupt()
-            raise EngineTimeout(f"{self.name} did not finish within {self._total_timeout_s:g} s") from None
+            raise EngineTimeout(f"{THE_ENGINE} did not finish within {self._total_timeout_s:g} s") from None
         except (asyncio.CancelledError, EngineTimeout):
             self._interrupt()
             raise
@@ -121,7 +123,7 @@ class WebuiEngine:
         weights = self._weights(model)
         checkpoint = options.checkpoint(weights)
         if checkpoint is None:
-            raise EngineError(f"{self.name} has no checkpoint {weights}")
+            raise EngineError(f"{THE_ENGINE} does not have this model")
         return {
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt,
@@ -134,39 +136,45 @@ class WebuiEngine:
             "n_iter": 1,
             "send_images": True,
             "save_images": False,
-            "override_settings": {"sd_model_checkpoint": checkpoint},
+            "override_settings": {
+                "sd_model_checkpoint": checkpoint,
+                # Take all steps, also of a weak edit.
+                **({"img2img_fix_steps": True} if request.images else {}),
+            },
             # Restoring the previous checkpoint would load two checkpoints for each image.
             "override_settings_restore_afterwards": False,
-            **options.sampler(request.scheduler, trailing=self._is_trailing(model), engine=self.name),
+            **options.sampler(request.scheduler, trailing=self._is_trailing(model)),
+            **(_edit_fields(request) if request.images else {}),
         }
 
     async def _send(self, body: dict[str, Any]) -> _WebuiResponse:
+        path = "/sdapi/v1/img2img" if "init_images" in body else "/sdapi/v1/txt2img"
         response = await self._remote.request(
-            self._client, "POST", "/sdapi/v1/txt2img", body=_encode(body), read_timeout_s=self._total_timeout_s + 1
+            self._client, "POST", path, body=_encode(body), read_timeout_s=self._total_timeout_s + 1
         )
         if response.status != 200:
             status, raw = response.status, await read_error_body(response)
-            raise webui_failure(status, raw, self.name)
+            raise webui_failure(status, raw)
         try:
             return msgspec.json.decode(await self._remote.read(response), type=_WebuiResponse)
         except msgspec.DecodeError as error:
-            raise EngineError(f"{self.name} sent an invalid image response") from error
+            raise EngineError(f"{THE_ENGINE} sent an invalid image response") from error
 
     def _to_image(
         self, response: _WebuiResponse, model: str, request: ImageRequest, options: WebuiOptions
     ) -> GeneratedImage:
         if not response.images:
-            raise EngineError(f"{self.name} sent no image: it was interrupted at the web UI")
+            raise EngineError(f"{THE_ENGINE} sent no image: it was interrupted at the web UI")
         try:
             data = base64.b64decode(response.images[0].rpartition(",")[2], validate=True)
         except binascii.Error as error:
-            raise EngineError(f"{self.name} sent an invalid image response") from error
-        image = cover(decode_image(data, self.name), request.width, request.height)
+            raise EngineError(f"{THE_ENGINE} sent an invalid image response") from error
+        image = cover(decode_image(data), request.width, request.height)
         served = response.served_model() or self._weights(model)
-        sampler = options.sampler(request.scheduler, trailing=self._is_trailing(model), engine=self.name)
+        sampler = options.sampler(request.scheduler, trailing=self._is_trailing(model))
         schedule = TRAILING if sampler.get("scheduler") == TRAILING else ""
-        text = parameters_text(request, served, schedule=schedule)
-        return GeneratedImage(png=encode_png(image, text, request.watermark), model=served)
+        text = parameters_text(request, model, schedule=schedule)
+        return GeneratedImage(png=encode_result(image, request, text), model=served)
 
     # ── its options and its progress ─────────────────────────────────────────────────────────────────────
 
@@ -199,11 +207,11 @@ class WebuiEngine:
             status, raw = response.status, await read_error_body(response)
             if status == 404 and absent is not None:
                 return absent
-            raise webui_failure(status, raw, self.name)
+            raise webui_failure(status, raw)
         try:
             return msgspec.json.decode(await self._remote.read(response))
         except msgspec.DecodeError as error:
-            raise EngineError(f"{self.name} sent something other than JSON for {path}") from error
+            raise EngineError(f"{THE_ENGINE} sent something other than JSON for {path}") from error
 
     async def _poll_progress(self, steps: int, on_progress: OnProgress) -> None:
         """Report progress until cancelled. Raises EngineTimeout once the web UI does not respond."""
@@ -219,7 +227,7 @@ class WebuiEngine:
             except (EngineError, KeyError, TypeError, ValueError):
                 failed_polls += 1
                 if failed_polls == _MAX_FAILED_POLLS:
-                    raise EngineTimeout(f"{self.name} hangs: it does not report its progress") from None
+                    raise EngineTimeout(f"{THE_ENGINE} hangs: it does not report its progress") from None
                 continue
             if reported < step < steps:
                 reported = step
@@ -238,6 +246,25 @@ class WebuiEngine:
                 self._client, "POST", "/sdapi/v1/interrupt", read_timeout_s=_SHORT_TIMEOUT_S
             )
             await read_error_body(response)
+
+
+def _edit_fields(request: ImageRequest) -> dict[str, Any]:
+    """Return the fields of img2img. White parts of a mask are redrawn, there as here."""
+    fields: dict[str, Any] = {
+        "init_images": [base64.b64encode(request.images[0]).decode()],
+        "denoising_strength": request.strength,
+        "resize_mode": 0,
+    }
+    if request.mask is not None:
+        fields |= {
+            "mask": base64.b64encode(request.mask).decode(),
+            "mask_blur": 0,
+            "inpainting_mask_invert": 0,
+            # Begin with the image itself, and show all of it.
+            "inpainting_fill": 1,
+            "inpaint_full_res": False,
+        }
+    return fields
 
 
 class _WebuiResponse(msgspec.Struct):
@@ -309,7 +336,7 @@ class WebuiOptions(msgspec.Struct, frozen=True):
         """Return the title of a checkpoint, named with or without extension and hash, or None."""
         return self.titles.get(bare_name(re.split(r"[/\\]", weights)[-1]))
 
-    def sampler(self, scheduler: str, *, trailing: bool, engine: str) -> dict[str, str]:
+    def sampler(self, scheduler: str, *, trailing: bool) -> dict[str, str]:
         """Return the API's fields for one of the eighteen schedulers. Raises EngineRefused if it is missing."""
         method = scheduler.removesuffix(" Karras")
         if not self.schedulers:
@@ -320,7 +347,7 @@ class WebuiOptions(msgspec.Struct, frozen=True):
             plain = TRAILING if trailing and TRAILING in self.schedulers else DISCRETE
             fields = {"sampler_name": method, "scheduler": KARRAS if method != scheduler else plain}
         if fields["sampler_name"] not in self.samplers:
-            raise EngineRefused(f"{engine} has no sampler {fields['sampler_name']!r}", param="scheduler")
+            raise EngineRefused(f"this model has no sampler {fields['sampler_name']!r}", param="scheduler")
         return fields
 
 
@@ -329,7 +356,7 @@ def bare_name(name: str) -> str:
     return re.sub(r"\.(safetensors|ckpt|gguf)$", "", name.strip().lower())
 
 
-def webui_failure(status: int, raw: bytes, engine: str) -> EngineError:
+def webui_failure(status: int, raw: bytes) -> EngineError:
     """Translate an error response: `detail` explains bad requests, `errors` mentions out of memory."""
     try:
         body = msgspec.json.decode(raw)
@@ -338,9 +365,12 @@ def webui_failure(status: int, raw: bytes, engine: str) -> EngineError:
     detail = body.get("detail") if isinstance(body, dict) else None
     text = detail if isinstance(detail, str) else str(detail or "")
     if _OUT_OF_MEMORY.search(raw.decode("utf-8", "replace")):
-        return EngineError(f"{engine} is out of memory")
+        return EngineError(f"{THE_ENGINE} is out of memory")
     if status in (400, 422) or (status == 404 and "sampler" in text.lower()):
-        return EngineRefused(f"{engine}: {text[:300] or 'the request was refused'}")
+        return EngineRefused(
+            (words_for_caller(text[:300]) if isinstance(detail, str) else text[:300])
+            or f"{THE_ENGINE} refused the request"
+        )
     if status == 404:
-        return EngineError(f"{engine} does not have this API: start it with --api")
-    return EngineError(f"{engine} failed with status {status}")
+        return EngineError(f"{THE_ENGINE} does not have this API")
+    return EngineError(f"{THE_ENGINE} failed with status {status}")

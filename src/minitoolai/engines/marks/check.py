@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import resource
 import sys
+from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,23 +64,62 @@ def check(path: Path, keys: list[bytes]) -> CheckResult:
 def _check_sound(path: Path, keys: list[bytes]) -> CheckResult | None:
     """Return the mark of a sound file, or None if it is none that can be read."""
     import numpy as np
-    import soundfile
 
     from minitoolai.engines.marks.speech import detect_speech
-    from minitoolai.engines.speech.voices import resample
 
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate_hz = file.samplerate
-            samples = file.read(MAX_SOUND_S * rate_hz, dtype="int16", always_2d=True)[:, 0]
-    except (soundfile.LibsndfileError, ValueError, MemoryError):
-        return None
-    found = detect_speech((resample(samples, rate_hz) / 32768).astype(np.float32), keys)
+    samples, why = _samples(path)
+    if samples is None:
+        return CheckResult("sound", [], why) if why else None
+    found = detect_speech((samples / 32768).astype(np.float32), keys)
     if found is None:
         return CheckResult("sound", [])
     return CheckResult(
         "sound", [FoundMark(keys.index(found.key) if found.key else -1, found.day or 0, found.sync, 1.0)]
     )
+
+
+def _samples(path: Path) -> tuple[NDArray[np.int16] | None, str]:
+    """Return the beginning of a recording at 24 kHz, or why there is none: "" if the file is no recording.
+
+    libsndfile is always installed. AAC, MP4 and WebM need PyAV, which comes with the recogniser.
+    """
+    import soundfile
+
+    from minitoolai.engines.speech.stretch import resample
+    from minitoolai.engines.transcription.audio import UnreadableFile, container_of
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate_hz = file.samplerate
+            samples = file.read(MAX_SOUND_S * rate_hz, dtype="int16", always_2d=True)[:, 0]
+            return resample(samples, rate_hz), ""
+    except (soundfile.LibsndfileError, ValueError, MemoryError):
+        pass
+    try:
+        container_of(str(path))
+        return (_decoded(path), "") if util.find_spec("av") is not None else (None, "no_decoder")
+    except UnreadableFile:
+        return None, ""
+
+
+def _decoded(path: Path) -> NDArray[np.int16]:
+    """Decode the beginning of a recording by PyAV. Raise UnreadableFile."""
+    import numpy as np
+
+    from minitoolai.engines.speech.stretch import resample
+    from minitoolai.engines.transcription.audio import RATE_HZ, UnreadableFile, read_samples
+
+    blocks: list[NDArray[np.float32]] = []
+    missing = MAX_SOUND_S * RATE_HZ
+    for block in read_samples(str(path)):
+        blocks.append(block[:missing])
+        missing -= len(block)
+        if missing <= 0:
+            break
+    if not blocks:
+        raise UnreadableFile("the file has no audio in it")
+    whole = np.clip(np.concatenate(blocks) * 32768, -32768, 32767)
+    return resample(whole.astype(np.int16), RATE_HZ)
 
 
 def _luminance(path: Path) -> tuple[NDArray[np.float32] | None, str]:

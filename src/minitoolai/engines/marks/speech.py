@@ -9,6 +9,7 @@ and frequency says the day. A few seconds of speech have no room for more.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 RATE_HZ = 24_000
 _FRAME = 512
 #: How many frames are marked in one step.
-_PIECE = 32
+_PIECE = 96
 _PERIOD = 96
 _FIRST_BIN, _BANDS = 7, 78
 _SYNC_SHARE = 0.4
@@ -32,7 +33,7 @@ _GAIN_DB = 1.2
 #: The change fades in and out within each frame, so that no frame ends with a step.
 _FADE_SAMPLES = 96
 _FADE = np.sin(np.pi / 2 * (np.arange(_FADE_SAMPLES) + 0.5) / _FADE_SAMPLES) ** 2
-_ENVELOPE = np.concatenate([_FADE, np.ones(_FRAME - 2 * _FADE_SAMPLES), _FADE[::-1]]).astype(np.float32)
+_FADE_IN, _FADE_OUT = _FADE.astype(np.float32), _FADE[::-1].astype(np.float32)
 #: Days that can be distinguished; 20 years from 2026 on.
 DAYS = _PERIOD * _BANDS
 #: In standard deviations. Noise stays below 4.5 over all positions, and below 5 over all days. A fainter pattern is
@@ -78,22 +79,33 @@ def _changes_of(mark: SpeechWatermark) -> NDArray[np.float32]:
     return np.concatenate([factors, factors[:_PIECE]])
 
 
+class _Buffers(threading.local):
+    """Arrays for one piece, one set for each thread.
+
+    They hold nothing between two pieces. The system takes longer to provide fresh arrays than the arithmetic takes.
+    """
+
+    def __init__(self) -> None:
+        # Bins outside the bands stay 0.
+        self.change = np.zeros((_PIECE, _FRAME // 2 + 1), np.complex64)
+        self.spectra: NDArray[Any] = np.empty_like(self.change)
+        self.sound = np.empty((_PIECE, _FRAME), np.float32)
+        self.delta: NDArray[Any] = np.empty_like(self.sound)
+
+
+_BUFFERS = _Buffers()
+
+
 class SpeechWatermarker:
     """Marks one stream of samples, block by block. The output lags by less than a frame and has the same length.
 
-    A second of sound takes about 0.15 ms: arithmetic is in single precision and in buffers that are used again, because
-    the system takes longer to provide a fresh array of more than 128 kB than the transform to fill it.
+    A second of sound takes about 0.14 ms, in single precision.
     """
 
     def __init__(self, mark: SpeechWatermark) -> None:
         self._factors = _changes_of(mark)
         self._frames = 0
         self._pending = np.zeros(0, np.int16)
-        # Bins outside the bands stay 0.
-        self._change = np.zeros((_PIECE, _FRAME // 2 + 1), np.complex64)
-        self._spectra: NDArray[Any] = np.empty_like(self._change)
-        self._sound = np.empty((_PIECE, _FRAME), np.float32)
-        self._delta: NDArray[Any] = np.empty_like(self._sound)
 
     def process(self, samples: NDArray[np.int16]) -> NDArray[np.int16]:
         """Return the marked samples that are complete."""
@@ -108,13 +120,15 @@ class SpeechWatermarker:
 
     def _mark(self, frames: NDArray[np.int16], marked: NDArray[np.int16]) -> None:
         count = len(frames)
-        sound, delta, spectra = self._sound[:count], self._delta[:count], self._spectra[:count]
+        change, spectra = _BUFFERS.change[:count], _BUFFERS.spectra[:count]
+        sound, delta = _BUFFERS.sound[:count], _BUFFERS.delta[:count]
         sound[:] = frames
         np.fft.rfft(sound, axis=1, out=spectra)
         factors = self._factors[self._frames % _PERIOD :][:count]
-        np.multiply(_bands(spectra), factors, out=_bands(self._change[:count]))
-        np.fft.irfft(self._change[:count], _FRAME, axis=1, out=delta)
-        delta *= _ENVELOPE
+        np.multiply(_bands(spectra), factors, out=_bands(change))
+        np.fft.irfft(change, _FRAME, axis=1, out=delta)
+        delta[:, :_FADE_SAMPLES] *= _FADE_IN
+        delta[:, -_FADE_SAMPLES:] *= _FADE_OUT
         sound += delta
         np.rint(sound, out=sound)
         np.clip(sound, -32768, 32767, out=sound)

@@ -31,10 +31,25 @@ def sample(name: str, steps: int, unit_noise: Array, denoise: Callable[[Array, f
             return end.value
 
 
-def trajectory(name: str, steps: int, unit_noise: Array, noise: Noise, *, trailing: bool = False) -> Trajectory:
-    """Return the generator of a scheduler, before its first model call. Raises ValueError for an unknown name."""
-    levels = sigmas(name, steps, trailing=trailing)
+def trajectory(
+    name: str,
+    steps: int,
+    unit_noise: Array,
+    noise: Noise,
+    *,
+    trailing: bool = False,
+    zero_snr: bool = False,
+    strength: float = 1.0,
+    original: Array | None = None,
+) -> Trajectory:
+    """Return the generator of a scheduler, before its first model call. Raises ValueError for an unknown name.
+
+    `original` is what an edit starts from; noise of the first level, which `strength` decides, is added to it.
+    """
+    levels = sigmas(name, steps, trailing=trailing, strength=strength, zero_snr=zero_snr)
     x = unit_noise * levels[0]
+    if original is not None:
+        x = x + original
     if name == "DPM fast":
         return dpm_fast(x, levels, noise, fast_orders(steps))
     return _METHODS[method_of(name)](x, levels, noise)

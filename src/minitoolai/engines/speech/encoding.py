@@ -1,4 +1,4 @@
-"""Encode 16-bit mono samples at 24 kHz as mp3, wav, flac, opus or pcm, as a stream without seeking back."""
+"""Encode 16-bit mono samples at 24 kHz as mp3, wav, flac, opus, aac or pcm, as a stream without seeking back."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from minitoolai.engines.marks.speech import SpeechWatermarker
+    from minitoolai.engines.speech.aac import AacEncoder
 
     Samples = NDArray[np.int16]
 
@@ -25,24 +26,48 @@ _CONTAINERS: dict[str, dict[str, Any]] = {
     "opus": {"format": "OGG", "subtype": "OPUS"},
 }
 _UNKNOWN_LENGTH = 0xFFFFFFFF
+#: Of the frames that libsndfile writes: header (24 kHz, mono, 64 kbit/s), bytes, samples, and the encoder's delay.
+_MP3_HEADER, _MP3_FRAME_BYTES, _MP3_SAMPLES, _MP3_DELAY = b"\xff\xf3\x84\xc4", 192, 576, 576
 
 
-def wav_header(comment: str = "") -> bytes:
-    """Return a WAV header of unknown length, with a comment. Players then read to the end of the stream.
+def wav_header(comment: str = "", length: int | None = None) -> bytes:
+    """Return a WAV header with a comment. If the length in samples is unknown, players read to the end of the stream.
 
     The comment comes before the samples, because players would play all data after them in a stream of unknown length.
     """
     form = struct.pack("<HHIIHH", 1, 1, RATE_HZ, RATE_HZ * 2, 2, 16)
-    riff = b"RIFF" + struct.pack("<I", _UNKNOWN_LENGTH) + b"WAVEfmt " + struct.pack("<I", len(form)) + form
+    chunks = b"WAVEfmt " + struct.pack("<I", len(form)) + form
     if comment:
         text = comment.encode("ascii", "replace") + b"\0"
         info = b"INFOICMT" + struct.pack("<I", len(text)) + text + bytes(len(text) % 2)
-        riff += b"LIST" + struct.pack("<I", len(info)) + info
-    return riff + b"data" + struct.pack("<I", _UNKNOWN_LENGTH)
+        chunks += b"LIST" + struct.pack("<I", len(info)) + info
+    size = _UNKNOWN_LENGTH if length is None else min(2 * length, _UNKNOWN_LENGTH)
+    total = min(len(chunks) + 8 + size, _UNKNOWN_LENGTH)
+    return b"RIFF" + struct.pack("<I", total) + chunks + b"data" + struct.pack("<I", size)
+
+
+def flac_with_length(audio: bytes, length: int) -> bytes:
+    """Return the beginning of a FLAC stream with its number of samples, a field of 36 bits in its first block."""
+    at = len(b"fLaC") + 4 + 10
+    fields = int.from_bytes(audio[at : at + 8], "big")
+    return audio[:at] + (fields & ~0xFFFFFFFFF | length).to_bytes(8, "big") + audio[at + 8 :]
+
+
+def mp3_info_frame(length: int) -> bytes:
+    """Return a silent frame with the number of frames, and how many samples to skip at the start and the end.
+
+    Decoders know it as LAME's. Without it they would play the padding of the encoder: a fifteenth of a second.
+    """
+    frames = -(-length // _MP3_SAMPLES) + 2
+    padding = frames * _MP3_SAMPLES - _MP3_DELAY - length
+    size = (frames + 1) * _MP3_FRAME_BYTES
+    tag = b"Info" + struct.pack(">III", 3, frames, size) + b"LAME3.100" + bytes(12)
+    tag += (_MP3_DELAY << 12 | padding).to_bytes(3, "big") + bytes(4) + struct.pack(">I", size) + bytes(4)
+    return (_MP3_HEADER + bytes(9) + tag).ljust(_MP3_FRAME_BYTES, b"\0")
 
 
 def id3_tag(comment: str) -> bytes:
-    """Return an ID3v2.4 tag with a comment, to precede an mp3 stream."""
+    """Return an ID3v2.4 tag with a comment, to precede an mp3 or aac stream."""
     text = b"\x03eng\0" + comment.encode()
     frame = b"COMM" + _synchsafe(len(text)) + b"\0\0" + text
     return b"ID3\x04\0\0" + _synchsafe(len(frame)) + frame
@@ -100,20 +125,31 @@ class _AppendOnlyFile(io.RawIOBase):
 
 
 class AudioEncoder:
-    """Encodes one stream of audio in constant memory, marked if `mark` is given."""
+    """Encodes one stream of audio in constant memory, marked if `mark` is given.
 
-    def __init__(self, audio_format: AudioFormat, mark: SpeechMark | None = None) -> None:
+    If `length`, the number of all samples, is known at the start, headers tell it.
+    """
+
+    def __init__(self, audio_format: AudioFormat, mark: SpeechMark | None = None, length: int | None = None) -> None:
         comment = mark.comment if mark else ""
-        self._header = wav_header(comment) if audio_format == "wav" else b""
+        self._header = wav_header(comment, length) if audio_format == "wav" else b""
+        self._flac_length = length if audio_format == "flac" else None
         self._watermarker: SpeechWatermarker | None = None
         if mark is not None:
             from minitoolai.engines.marks.speech import SpeechWatermarker
 
             self._watermarker = SpeechWatermarker(mark.watermark)
-            if audio_format == "mp3":
+            if audio_format in ("mp3", "aac"):
                 self._header = id3_tag(comment)
+        if audio_format == "mp3" and length is not None:
+            self._header += mp3_info_frame(length)
         self._output = _AppendOnlyFile()
         self._file: Any = None
+        self._aac: AacEncoder | None = None
+        if audio_format == "aac":
+            from minitoolai.engines.speech.aac import AacEncoder
+
+            self._aac = AacEncoder()
         if audio_format in _CONTAINERS:
             import soundfile
 
@@ -129,17 +165,27 @@ class AudioEncoder:
 
     def _encode(self, samples: Samples) -> bytes:
         header, self._header = self._header, b""
+        if self._aac is not None:
+            return header + self._aac.encode(samples)
         if self._file is None:
             return header + samples.astype("<i2", copy=False).tobytes()
         if len(samples):
             self._file.write(samples)
-        return header + self._output.read_new()
+        return header + self._read_new()
+
+    def _read_new(self) -> bytes:
+        audio = self._output.read_new()
+        if audio and self._flac_length is not None:
+            audio, self._flac_length = flac_with_length(audio, self._flac_length), None
+        return audio
 
     def finish(self) -> bytes:
         """Return the remaining bytes."""
         rest = b"" if self._watermarker is None else self._encode(self._watermarker.finish())
         header, self._header = self._header, b""
+        if self._aac is not None:
+            return rest + header + self._aac.finish()
         if self._file is None:
             return rest + header
         self._file.close()
-        return rest + header + self._output.read_new()
+        return rest + header + self._read_new()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
 
 
 class VoiceFile(msgspec.Struct, frozen=True):
-    """A voice to load, with the path of its file if it has one."""
+    """A voice to load, with the path of its file if it has one, its language tag and how much higher it speaks."""
 
     id: str
     path: str
+    language: str = "en-US"
+    pitch: float = 1.0
 
 
 class LoadVoices(msgspec.Struct, frozen=True, tag="load"):
@@ -28,6 +31,13 @@ class LoadVoices(msgspec.Struct, frozen=True, tag="load"):
     delay_ms: float
 
 
+class Identify(msgspec.Struct, frozen=True, tag="identify"):
+    """Return the language of a text if a voice of the language `spoken` cannot read it. Gets a reply."""
+
+    text: str
+    spoken: str
+
+
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
     """Begin a text. Gets no reply."""
 
@@ -36,6 +46,8 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
     format: AudioFormat
     speed: float
     mark: SpeechMark | None = None
+    #: Encode everything at the end of a short text, so that the header tells its length.
+    is_gathered: bool = False
 
 
 class Speak(msgspec.Struct, frozen=True, tag="speak"):
@@ -43,6 +55,8 @@ class Speak(msgspec.Struct, frozen=True, tag="speak"):
 
     id: int
     text: str | None
+    #: The text has no other sentence, so its header tells its length.
+    is_only: bool = False
 
 
 class NextSlice(msgspec.Struct, frozen=True, tag="next"):
@@ -58,23 +72,43 @@ class Discard(msgspec.Struct, frozen=True, tag="discard"):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """Audio, its number of samples, and how many samples of the sentence are left; or the reason why there is none."""
+    """Audio, its number of samples, and how many samples of the sentence are left; or the reason why there is none.
+
+    The reply to `Identify` has a language instead.
+    """
 
     audio: bytes = b""
     samples: int = 0
     samples_left: int = 0
     error: str | None = None
+    language: str | None = None
 
     @property
     def has_more(self) -> bool:
         return self.samples_left > 0
 
 
-Command = LoadVoices | Begin | Speak | NextSlice | Discard
+Command = LoadVoices | Identify | Begin | Speak | NextSlice | Discard
 
 
 class Synthesizer(Protocol):
     """Loaded voices of one kind of engine."""
 
-    def speak(self, voice: str, text: str, speed: float) -> Samples:
-        """Return one sentence as 24 kHz samples."""
+    #: Tells whether a word is in the voices' English dictionary; None if they have none.
+    dictionary: Callable[[str], bool] | None
+    #: Load the model that detects languages at the start.
+    expects_languages: bool
+
+    def speak(self, voice: str, text: str, speed: float) -> Sound:
+        """Begin one sentence."""
+
+
+class Sound(Protocol):
+    """One sentence as 24 kHz samples, made as they are read."""
+
+    @property
+    def length(self) -> int:
+        """Return the number of samples of the whole sentence, known from the start."""
+
+    def read(self, samples: int) -> Samples:
+        """Return up to this many further samples."""

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from minitoolai.core.catalog import EngineEntry, VoiceEntry
-from minitoolai.core.errors import EngineBroken, EngineError
+from minitoolai.core.catalog.catalog import EngineEntry, VoiceEntry
+from minitoolai.core.catalog.suppliers import THE_ENGINE, EngineLabel
+from minitoolai.core.errors import EngineBroken, EngineError, ServiceError
 from minitoolai.core.inference import AudioChunk, SpeechRequest, SpeechSegment
 from minitoolai.core.threads import AUDIO
 from minitoolai.engines.chat.failures import engine_error, read_error_body, upstream_failure
 from minitoolai.engines.concurrency import ConcurrencyLimit
+from minitoolai.engines.speech.duration import rate_of, usual_rate
+from minitoolai.engines.speech.text_answer import ENOUGH, failure_of, is_text_type, looks_like_text
 from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
 
 if TYPE_CHECKING:
@@ -25,11 +28,13 @@ if TYPE_CHECKING:
 _encode = msgspec.json.Encoder().encode
 #: The encoder takes complete pcm samples only.
 _BYTES_PER_SAMPLE = 2
-#: Usual bytes per second of speech, and characters spoken in a second. Used for a part of unknown length.
-_BYTES_PER_SECOND = {"pcm": 48_000, "wav": 48_000, "flac": 24_000, "mp3": 16_000, "opus": 6_000}
+#: Characters spoken in a second. Used for a part of unknown length.
 _CHARACTERS_PER_SECOND = 15
-#: A response that ends with its connection was cut off if it has less than this share of the usual audio.
-_LEAST_SHARE = 0.1
+#: A response that ends with its connection was cut off if it has less than this share of the usual audio: if the audio
+#: states its rate, and if it does not.
+_LEAST_STATED, _LEAST_SHARE = 0.4, 0.1
+#: A part that broke off is charged this share at most, because its end is missing (decision 0025).
+_MOST_OF_BROKEN = (9, 10)
 
 
 class UpstreamSpeechEngine:
@@ -48,6 +53,7 @@ class UpstreamSpeechEngine:
     ) -> None:
         """Create an engine. `total_timeout_s` is the timeout of one response if its entry names none."""
         self.name = name
+        self.label = EngineLabel.of(name, entry, base_url)
         self._read_timeout_s = entry.total_timeout_s or total_timeout_s
         self.concurrency = concurrency
         self._entry = entry
@@ -76,6 +82,9 @@ class UpstreamSpeechEngine:
     def check_capacity(self) -> None:
         if self.concurrency is not None:
             self.concurrency.check_capacity()
+
+    async def foreign_language(self, text: str, language: str) -> str | None:
+        return None
 
     async def start(self) -> None:
         return None
@@ -111,11 +120,13 @@ class UpstreamSpeechEngine:
                 "POST", self._url, headers=self._headers, body=_encode(body), read_timeout_s=self._read_timeout_s
             )
         except HttpError as error:
-            raise engine_error(error, self.name) from error
+            raise engine_error(error, self.label) from error
         if response.status == 200:
+            if is_text_type(response.headers.get("content-type", "")):
+                raise failure_of(await read_error_body(response), self.label)
             return response
         error_body = await read_error_body(response)
-        raise upstream_failure(response.status, response.headers.get("retry-after"), error_body, self.name)
+        raise upstream_failure(response.status, response.headers.get("retry-after"), error_body, self.label)
 
 
 class _Part:
@@ -125,7 +136,7 @@ class _Part:
         self.begin = begin
         self.end = end
         #: Bytes of audio in total, if the server sent a length; and whether the end differs from a broken connection.
-        self._length = length
+        self.length = length
         self.is_delimited = is_delimited
         self.received = 0
         self.has_ended = False
@@ -133,8 +144,20 @@ class _Part:
     def characters(self, bytes_per_character: float) -> int:
         """Return the characters up to the audio received so far, in proportion to the audio of the part."""
         size = self.end - self.begin
-        spoken = size * self.received / self._length if self._length else self.received / bytes_per_character
-        return self.begin + min(size, math.ceil(spoken))
+        if self.length:
+            return self.begin + min(size, -(-size * self.received // self.length))
+        return self.begin + min(size, math.ceil(self.received / bytes_per_character))
+
+    def characters_if_broken(self, bytes_per_character: float) -> int:
+        """Return the characters to charge for if no more audio comes: never more than arrived, nor the whole part."""
+        size = self.end - self.begin
+        if not self.received:
+            return self.begin
+        if self.length:
+            spoken = size * self.received // self.length
+        else:
+            spoken = min(int(self.received / bytes_per_character), size * _MOST_OF_BROKEN[0] // _MOST_OF_BROKEN[1])
+        return self.begin + max(1, min(spoken, size))
 
 
 class UpstreamSpeechResponse:
@@ -157,12 +180,15 @@ class UpstreamSpeechResponse:
         self._encoder: AudioEncoder | None = None
         self._partial_sample = b""
         self._part: _Part | None = None
-        self._bytes_per_character = _BYTES_PER_SECOND["pcm" if self._is_split else request.format] / (
-            _CHARACTERS_PER_SECOND * request.speed
-        )
+        self._rate = usual_rate("pcm" if self._is_split else request.format)
+        self._bytes_per_character = self._expected_bytes_per_character()
+        self._failure: ServiceError | None = None
         self._response: HttpResponse | None = None
         self._is_complete = False
         self._concurrency: ConcurrencyLimit | None = None
+
+    def _expected_bytes_per_character(self) -> float:
+        return self._rate.bytes_per_second / (_CHARACTERS_PER_SECOND * self._request.speed)
 
     async def acquire_slot(self) -> None:
         """Wait for a slot of the server."""
@@ -188,26 +214,45 @@ class UpstreamSpeechResponse:
         while not self._is_complete:
             part = self._part
             assert part is not None
-            data = b"" if part.has_ended else await self._read()
+            if self._failure is not None:
+                raise self._failure
+            try:
+                data = b"" if part.has_ended else await (self._read() if part.received else self._read_begin())
+                if not data and not part.has_ended:
+                    self._end_part(part)
+                    # Charge all of it, even if the next part fails.
+                    return AudioChunk(b"", part.end)
+            except ServiceError as error:
+                # Correct the characters before the response fails.
+                self._failure = error
+                return AudioChunk(b"", part.characters_if_broken(self._bytes_per_character))
             if data:
+                if not part.received and not self._is_split:
+                    self._measure(part, data)
                 part.received += len(data)
                 audio = data if not self._is_split else await self._encode_part(data)
                 if audio:
                     return AudioChunk(audio, part.characters(self._bytes_per_character))
-            elif not part.has_ended:
-                self._end_part(part)
-                # Charge all of it, even if the next part fails.
-                return AudioChunk(b"", part.end)
             elif not await self.request_next_part():
                 self._is_complete = True
                 if self._encoder is not None:
                     return AudioChunk(await AUDIO.run(self._encoder.finish), part.end)
         return None
 
+    def _measure(self, part: _Part, begin: bytes) -> None:
+        """Read from the first audio how long all of it is, or how many bytes a second has."""
+        self._rate = rate_of(self._request.format, begin)
+        self._bytes_per_character = self._expected_bytes_per_character()
+        if part.length is None:
+            part.length = self._rate.length
+
     def _end_part(self, part: _Part) -> None:
         expected = (part.end - part.begin) * self._bytes_per_character
-        if not part.is_delimited and part.received < expected * _LEAST_SHARE:
-            raise EngineBroken(f"{self._engine.name} broke off its response")
+        least = expected * (_LEAST_STATED if self._rate.is_stated and not self._is_split else _LEAST_SHARE)
+        if self._rate.length is not None:
+            least = self._rate.length
+        if not part.is_delimited and part.received < least:
+            raise EngineBroken(f"{THE_ENGINE} broke off its response")
         part.has_ended = True
         if part.received:
             self._bytes_per_character = part.received / max(1, part.end - part.begin)
@@ -217,7 +262,17 @@ class UpstreamSpeechResponse:
         try:
             return await self._response.next_bytes()
         except HttpError as error:
-            raise engine_error(error, self._engine.name) from error
+            raise engine_error(error, self._engine.label) from error
+
+    async def _read_begin(self) -> bytes:
+        """Return the first bytes of a part. Raises the error that they describe if they are text."""
+        begin = await self._read()
+        while 0 < len(begin) < ENOUGH and (more := await self._read()):
+            begin += more
+        if looks_like_text(begin):
+            assert self._response is not None
+            raise failure_of(begin + await read_error_body(self._response), self._engine.label)
+        return begin
 
     async def _encode_part(self, data: bytes) -> bytes:
         data = self._partial_sample + data

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from asyncio.subprocess import Process
-from collections import deque
 from collections.abc import Iterator
 from functools import cache
 from importlib import util
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
-from minitoolai.core.catalog import EngineEntry, VoiceEntry
-from minitoolai.core.errors import EngineError, EngineTimeout, Overloaded
+from minitoolai.core.catalog.catalog import EngineEntry, VoiceEntry
+from minitoolai.core.catalog.suppliers import THE_ENGINE
+from minitoolai.core.errors import EngineError, Overloaded
 from minitoolai.core.inference import AudioChunk, SpeechRequest, SpeechSegment
-from minitoolai.engines.child_process import HangDetector, MessageChildProcess
+from minitoolai.engines.command_process import CHECK_EVERY_S, HANG_AFTER_S, CommandProcess
 from minitoolai.engines.concurrency import ConcurrencyLimit
-from minitoolai.engines.speech.messages import Begin, Command, Discard, LoadVoices, NextSlice, Reply, Speak, VoiceFile
+from minitoolai.engines.speech.messages import (
+    Begin,
+    Discard,
+    Identify,
+    LoadVoices,
+    NextSlice,
+    Reply,
+    Speak,
+    VoiceFile,
+)
 
 log = logging.getLogger(__name__)
 
-#: CPU time for one command, or time without any, after which a child hangs. Loading takes three seconds, a sentence
-#: less than one.
-HANG_AFTER_S = 30.0
-CHECK_EVERY_S = 1.0
+#: Formats with the length in their header, and how long a text may be to be encoded only once all of it is spoken.
+GATHERED_FORMATS = ("wav", "flac")
+GATHERED_CHARACTERS = 600
 
 
 @cache
@@ -58,7 +63,7 @@ class VoicePool:
         self._voices = voices
         self._folder = folder
         self._processes = processes
-        self._concurrency = ConcurrencyLimit(max_running, max_queued, name)
+        self.concurrency = ConcurrencyLimit(max_running, max_queued, name)
         self._ids = count(1)
         self.children: list[VoiceChild] = []
         self._loaded: frozenset[str] | None = None
@@ -95,7 +100,7 @@ class VoicePool:
         return next(iter(request.fields), None)
 
     def check_capacity(self) -> None:
-        self._concurrency.check_capacity()
+        self.concurrency.check_capacity()
 
     # ── texts and processes ───────────────────────────────────────────────────────────────────────────────
 
@@ -103,21 +108,34 @@ class VoicePool:
         self, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[SpeechSegment]
     ) -> PooledSpeechResponse:
         """Wait for a slot, then assign the text to the child with the fewest texts."""
-        await self._concurrency.acquire(request.account_id)
-        available = [child for child in self.children if child.is_up]
-        if not available:
-            self._concurrency.release(request.account_id)
-            raise Overloaded(f"{self.name} is starting; retry in a moment", retry_after_s=2)
-        child = min(available, key=lambda each: each.texts)
+        await self.concurrency.acquire(request.account_id)
+        try:
+            child = self._least_busy()
+        except Overloaded:
+            self.concurrency.release(request.account_id)
+            raise
         child.texts += 1
         text_id = next(self._ids)
-        child.send(Begin(text_id, voice.id, request.format, request.speed, request.mark))
+        is_gathered = request.format in GATHERED_FORMATS and len(request.text) <= GATHERED_CHARACTERS
+        child.send(Begin(text_id, voice.id, request.format, request.speed, request.mark, is_gathered))
         return PooledSpeechResponse(self, child, text_id, pieces, request.account_id)
+
+    def _least_busy(self) -> VoiceChild:
+        available = [child for child in self.children if child.is_up]
+        if not available:
+            raise Overloaded(f"{THE_ENGINE} is starting; retry in a moment", retry_after_s=2)
+        return min(available, key=lambda each: each.texts)
+
+    async def foreign_language(self, text: str, language: str) -> str | None:
+        reply = await self._least_busy().request(Identify(text, language))
+        if reply.error:
+            log.error("%s could not detect a language, so the text is accepted: %s", self.name, reply.error)
+        return reply.language
 
     def release(self, child: VoiceChild, account_id: int) -> None:
         """Return the slot of a text that has ended or was dropped."""
         child.texts -= 1
-        self._concurrency.release(account_id)
+        self.concurrency.release(account_id)
 
     @property
     def texts(self) -> int:
@@ -127,7 +145,11 @@ class VoicePool:
     async def start(self) -> None:
         if self.children or self.why_not_ready() is not None:
             return
-        files = [VoiceFile(voice.id, self.path_of(voice)) for voice in self._voices if not self.why_not_voice(voice)]
+        files = [
+            VoiceFile(voice.id, self.path_of(voice), voice.language, voice.pitch)
+            for voice in self._voices
+            if not self.why_not_voice(voice)
+        ]
         self._loaded = frozenset(file.id for file in files)
         load = LoadVoices(self.kind, files, self._entry.delay_ms)
         self.children = [VoiceChild(self.name, load) for _ in range(self._processes)]
@@ -158,6 +180,7 @@ class PooledSpeechResponse:
         #: Characters up to the end of the current sentence and before it, and its samples so far.
         self._characters = self._characters_before = 0
         self._spoken = 0
+        self._is_begun = False
         self._has_more = False
         self._is_complete = False
 
@@ -166,12 +189,12 @@ class PooledSpeechResponse:
             return None
         command = self._next_command()
         if self._child.restarts != self._child_restarts or not self._child.is_up:
-            raise EngineError(f"{self._name} broke off; the audio so far is charged")
+            raise EngineError(f"{THE_ENGINE} broke off; the audio so far is charged")
         reply = await self._child.request(command)
         if reply.error:
             # Do not log the command: it contains a customer's text.
             log.error("%s could not handle %s: %s", self._name, type(command).__name__, reply.error)
-            raise EngineError(f"{self._name} could not synthesize a sentence; the audio so far is charged")
+            raise EngineError(f"{THE_ENGINE} could not synthesize a sentence; the audio so far is charged")
         self._has_more = reply.has_more
         self._samples += reply.samples
         self._spoken += reply.samples
@@ -189,9 +212,15 @@ class PooledSpeechResponse:
         if piece is None:
             self._is_complete = True
             return Speak(self._id, None)
+        is_first, self._is_begun = not self._is_begun, True
+        is_only = False
+        if is_first:
+            following = next(self._pieces, None)
+            is_only = following is None
+            self._pieces = self._pieces if following is None else chain((following,), self._pieces)
         self._characters_before, self._characters = self._characters, piece.characters
         self._spoken = 0
-        return Speak(self._id, piece.text)
+        return Speak(self._id, piece.text, is_only)
 
     async def close(self) -> None:
         pool, self._pool = self._pool, None
@@ -201,10 +230,11 @@ class PooledSpeechResponse:
             pool.release(self._child, self._account_id)
 
 
-class VoiceChild(MessageChildProcess):
+class VoiceChild(CommandProcess[Reply]):
     """One child process of the pool. It handles commands in order, so replies arrive in the order of the requests."""
 
     module = "minitoolai.engines.speech.child"
+    after_hang = "the audio so far is charged"
 
     def __init__(
         self,
@@ -214,66 +244,10 @@ class VoiceChild(MessageChildProcess):
         hang_after_s: float = HANG_AFTER_S,
         check_every_s: float = CHECK_EVERY_S,
     ) -> None:
-        super().__init__(name, Reply)
-        self._load = load
-        self._hang_after_s, self._check_every_s = hang_after_s, check_every_s
-        #: Judges the command at the head of `_pending`.
-        self._hangs: HangDetector
-        self._is_hung = False
-        self._pending: deque[asyncio.Future[Reply]] = deque()
+        super().__init__(name, Reply, load, hang_after_s=hang_after_s, check_every_s=check_every_s)
         #: Texts in progress.
         self.texts = 0
 
-    def request(self, command: Command) -> asyncio.Future[Reply]:
-        """Send a command and return the future of its reply. Cancelling the future discards the reply only."""
-        loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        if not self._pending:
-            self._hangs.begin(loop.time())
-        self._pending.append(future)
-        self.send(command)
-        return future
-
-    async def _start_once(self) -> None:
-        process = await self._spawn()
-        self._hangs, self._is_hung = HangDetector(process.pid, self._hang_after_s), False
-        loaded = self.request(self._load)
-        while not loaded.done():
-            await self._check(loaded, process)
-        if error := loaded.result().error:
-            raise EngineError(f"{self.name}: the voices could not be loaded: {error}")
-        self.is_up = True
-
-    async def _wait_for_exit(self, process: Process) -> None:
-        """Wait for the end of the child, and kill it if it hangs."""
-        assert self._reader is not None
-        while not self._reader.done():
-            await self._check(self._reader, process)
-
-    async def _check(self, awaited: asyncio.Future[Any], process: Process) -> None:
-        """Wait for `awaited`, but not for long; then kill the child if it hangs."""
-        await asyncio.wait([awaited], timeout=self._check_every_s)
-        now_s = asyncio.get_running_loop().time()
-        if self._pending and process.returncode is None and self._hangs.is_hung(now_s):
-            log.error("%s hangs: one command has taken too long; killing process %d", self.name, process.pid)
-            self._is_hung = True
-            process.kill()
-
-    def _on_event(self, event: Reply) -> None:
-        future = self._pending.popleft()
-        # The next pending command begins now.
-        self._hangs.begin(asyncio.get_running_loop().time())
-        if not future.done():
-            future.set_result(event)
-
-    def _on_disconnect(self) -> None:
-        if self._is_hung and self._pending:
-            _fail(self._pending.popleft(), EngineTimeout(f"{self.name} timed out; the audio so far is charged"))
-        while self._pending:
-            error = f"the process of {self.name} died and is restarting; retry in a moment"
-            _fail(self._pending.popleft(), EngineError(error, retry_after_s=2))
-
-
-def _fail(future: asyncio.Future[Reply], error: EngineError) -> None:
-    if not future.done():
-        future.set_exception(error)
+    def check_loaded(self, reply: Reply) -> None:
+        if reply.error:
+            raise EngineError(f"{self.name}: the voices could not be loaded: {reply.error}")

@@ -6,24 +6,22 @@ this module imports none of their libraries.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from minitoolai.core.catalog import VoiceEntry
+from minitoolai.core.catalog.catalog import VoiceEntry, language_of
+from minitoolai.engines.speech import stretch
 from minitoolai.engines.speech.encoding import RATE_HZ
-from minitoolai.engines.speech.messages import Synthesizer, VoiceFile
+from minitoolai.engines.speech.messages import Sound, Synthesizer, VoiceFile
 from minitoolai.engines.speech.pool import VoicePool, is_installed
+from minitoolai.engines.speech.sound import HibariSound, WholeSound
 
 if TYPE_CHECKING:
-    from minitoolai.engines.speech.encoding import Samples
+    pass
 
 # ── hibari-tts: the embedded voice ────────────────────────────────────────────────────────────────────────────
-
-#: hibari reads numbers of up to 36 digits. Split longer ones into digits.
-_LONG_NUMBER = re.compile(r"\d{25,}")
 
 
 class HibariEngine(VoicePool):
@@ -37,32 +35,47 @@ class HibariEngine(VoicePool):
         return super().why_not_ready()
 
     def is_bundled(self, voice: VoiceEntry) -> bool:
-        return voice.id == "heart"
+        return voice.id == "heart" or voice.id.startswith("heart-")
 
 
 class HibariSynthesizer:
-    """One model per voice and one text reader per spelling, in the child process."""
+    """One model per file and one text reader per spelling, in the child process."""
+
+    dictionary: Callable[[str], bool] | None
+    expects_languages = True
 
     def __init__(self, voices: list[VoiceFile]) -> None:
         import hibari
         import hibari.voices
 
+        from minitoolai.engines.speech.reading.language import dictionary_of
+
         readers: dict[bool, Any] = {}
-        self._voices: dict[str, Any] = {}
+        models: dict[tuple[str, str], Any] = {}
+        self._voices: dict[str, tuple[Any, float]] = {}
         for voice in voices:
-            british = hibari.voices.VOICES[voice.id]["british"]
-            # Without a path hibari uses the model in its wheel, which only contains `heart`.
-            model = hibari.Hibari(voice.id, model=voice.path or None, g2p=readers.get(british))
-            readers[british] = model.g2p
-            model("Ready.")
-            self._voices[voice.id] = model
+            name = voice.id if voice.id in hibari.voices.VOICES else voice.id.partition("-")[0]
+            british = hibari.voices.VOICES[name]["british"]
+            model = models.get((name, voice.path))
+            if model is None:
+                # Without a path hibari uses the model in its wheel, which only contains `heart`.
+                model = hibari.Hibari(name, model=voice.path or None, g2p=readers.get(british))
+                readers[british], models[name, voice.path] = model.g2p, model
+                model("Ready.")
+            self._voices[voice.id] = model, voice.pitch
+        lexicons = [reader.lexicon for reader in readers.values()]
+        self.dictionary = dictionary_of([table for each in lexicons for table in (each.golds, each.silvers)])
 
-    def speak(self, voice: str, text: str, speed: float) -> Samples:
-        import numpy as np
+    def speak(self, voice: str, text: str, speed: float) -> Sound:
+        # Imported in the child process only.
+        from minitoolai.engines.speech.reading.spoken_text import speakable
 
-        audio = self._voices[voice](_LONG_NUMBER.sub(lambda digits: " ".join(digits[0]), text), speed=speed)
-        samples: Samples = (np.clip(audio, -1.0, 1.0) * 32767.0).astype(np.int16)
-        return samples
+        model, pitch = self._voices[voice]
+        base = stretch.base_speed(speed)
+        sound = HibariSound(model, speakable(text), base)
+        if speed == base and pitch == 1:
+            return sound
+        return WholeSound(stretch.retimed(sound.read(sound.length), speed / base, pitch))
 
 
 # ── Piper: the operator's voice files, with the extra `minitoolai[piper]` ─────────────────────────────────────
@@ -88,38 +101,29 @@ class PiperEngine(VoicePool):
 class PiperSynthesizer:
     """One model per voice, in the child process."""
 
+    dictionary: Callable[[str], bool] | None = None
+    expects_languages = True
+
     def __init__(self, voices: list[VoiceFile]) -> None:
         from piper import PiperVoice
 
-        self._voices: dict[str, Any] = {voice.id: PiperVoice.load(voice.path) for voice in voices}
+        self._voices = {voice.id: (PiperVoice.load(voice.path), voice) for voice in voices}
 
-    def speak(self, voice: str, text: str, speed: float) -> Samples:
+    def speak(self, voice: str, text: str, speed: float) -> Sound:
         import numpy as np
         from piper import SynthesisConfig
 
+        from minitoolai.engines.speech.reading.spoken_text import speakable
+
         # Scale the model's own pace, which is not 1 for all voices.
-        model = self._voices[voice]
-        length = (getattr(model.config, "length_scale", None) or 1.0) / speed
+        model, entry = self._voices[voice]
+        length = getattr(model.config, "length_scale", None) or 1.0
+        text = speakable(text) if language_of(entry.language) == "en" else text
         chunks = list(model.synthesize(text, SynthesisConfig(length_scale=length)))
         if not chunks:
-            return np.zeros(0, np.int16)
+            return WholeSound(np.zeros(0, np.int16))
         audio = np.concatenate([chunk.audio_int16_array for chunk in chunks])
-        return resample(audio, chunks[0].sample_rate)
-
-
-def resample(samples: Samples, rate_hz: int) -> Samples:
-    """Convert audio to 24 kHz through its spectrum, which loses nothing that 24 kHz can represent."""
-    import numpy as np
-
-    if rate_hz == RATE_HZ or not len(samples):
-        return samples
-    # A second of silence at the end prevents wrap-around; whole seconds give both rates an integer length.
-    seconds = len(samples) // rate_hz + 2
-    spectrum = np.fft.rfft(samples, seconds * rate_hz)
-    bins = seconds * RATE_HZ // 2 + 1
-    audio = np.fft.irfft(spectrum[:bins], seconds * RATE_HZ) * (RATE_HZ / rate_hz)
-    length = round(len(samples) * RATE_HZ / rate_hz)
-    return np.clip(np.rint(audio[:length]), -32768, 32767).astype(np.int16)
+        return WholeSound(stretch.retimed(stretch.resample(audio, chunks[0].sample_rate), speed, entry.pitch))
 
 
 # ── a deterministic fake: a tone of 50 ms per letter ──────────────────────────────────────────────────────────
@@ -142,10 +146,13 @@ class FakeSpeechEngine(VoicePool):
 class ToneSynthesizer:
     """Generates the tones, in the child process."""
 
+    dictionary: Callable[[str], bool] | None = None
+    expects_languages = False
+
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
 
-    def speak(self, voice: str, text: str, speed: float) -> Samples:
+    def speak(self, voice: str, text: str, speed: float) -> Sound:
         import numpy as np
 
         time.sleep(self._delay_s)
@@ -155,7 +162,7 @@ class ToneSynthesizer:
             raise SystemExit(1)
         letters = sum(character.isalnum() for character in text)
         time_s = np.arange(round(letters * SECONDS_PER_LETTER / speed * RATE_HZ)) / RATE_HZ
-        return (np.sin(2 * np.pi * 440 * time_s) * 8000).astype(np.int16)
+        return WholeSound((np.sin(2 * np.pi * 440 * time_s) * 8000).astype(np.int16))
 
 
 # ── the registry ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from minitoolai.core.catalog_loader import read_catalog
+from minitoolai.core.catalog.loader import read_catalog
 from minitoolai.core.errors import CatalogError
 from minitoolai.paths import catalog_path
 from minitoolai.settings import Settings

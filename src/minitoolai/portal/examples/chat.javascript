@@ -1,4 +1,4 @@
-const answer = await fetch("https://ai.example.com/api/chat-completions/", {
+const answer = await fetch("https://ai.example.com/v1/chat/completions", {
   method: "POST",
   headers: { "Authorization": "Bearer sk-…", "Content-Type": "application/json" },
   body: JSON.stringify({
@@ -9,6 +9,7 @@ const answer = await fetch("https://ai.example.com/api/chat-completions/", {
     ],
     temperature: 0.7,
     max_completion_tokens: 200,
+    stream: true,
   }),
 });
 if (!answer.ok) throw new Error((await answer.json()).error.message);

@@ -12,7 +12,7 @@ $read = function ($curl, $bytes) use (&$rest) {
     }
     return strlen($bytes);
 };
-$curl = curl_init("https://ai.example.com/api/chat-completions/");
+$curl = curl_init("https://ai.example.com/v1/chat/completions");
 curl_setopt_array($curl, [
     CURLOPT_HTTPHEADER => ["Authorization: Bearer sk-…", "Content-Type: application/json"],
     CURLOPT_POSTFIELDS => json_encode([
@@ -23,6 +23,7 @@ curl_setopt_array($curl, [
         ],
         "temperature" => 0.7,
         "max_completion_tokens" => 200,
+        "stream" => true,
     ]),
     CURLOPT_WRITEFUNCTION => $read,
 ]);

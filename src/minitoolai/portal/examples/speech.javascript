@@ -1,6 +1,6 @@
 import { writeFile } from "node:fs/promises";
 
-const answer = await fetch("https://ai.example.com/api/texttospeech/", {
+const answer = await fetch("https://ai.example.com/v1/audio/speech", {
   method: "POST",
   headers: { "Authorization": "Bearer sk-…", "Content-Type": "application/json" },
   body: JSON.stringify({

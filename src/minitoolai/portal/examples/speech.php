@@ -1,5 +1,5 @@
 <?php
-$curl = curl_init("https://ai.example.com/api/texttospeech/");
+$curl = curl_init("https://ai.example.com/v1/audio/speech");
 curl_setopt_array($curl, [
     CURLOPT_RETURNTRANSFER => true,
     CURLOPT_HTTPHEADER => ["Authorization: Bearer sk-…", "Content-Type: application/json"],

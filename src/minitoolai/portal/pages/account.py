@@ -18,8 +18,8 @@ from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.auth import GUESSES, email_composer, read_new_password
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, not_found, page, too_many_requests
-from minitoolai.storage.payments import payments_owing
-from minitoolai.storage.reports import StatementPlace
+from minitoolai.storage.tables.payments import payments_owing
+from minitoolai.storage.tables.reports import StatementPlace
 
 
 @page("/account", access="user")
@@ -54,7 +54,7 @@ async def change_password(page: PageRequest) -> Response:
         return too_many_requests(page, wait_s)
     read_new_password(page, new)
     if page.form.is_valid and not await page.site.users.verify_password(page.member, old):
-        page.form.add_error("password_old", page.gettext("This is not your password."))
+        page.form.add_error("password_old", page.gettext("Wrong password."))
     if not page.form.is_valid:
         return await render_account(page, 422)
     compose = email_composer(page, page.member.email)
@@ -71,7 +71,7 @@ async def leave(page: PageRequest) -> Response:
     if wait_s := wait_to_prove_s(page):
         return too_many_requests(page, wait_s)
     if not await page.site.users.verify_password(page.member, password):
-        page.form.add_error("password_leave", page.gettext("This is not your password."))
+        page.form.add_error("password_leave", page.gettext("Wrong password."))
         return await render_account(page, 422)
     if not await page.site.users.delete_account(page.member):
         message = page.gettext("Requests of this account are still running. Try again in a minute.")
@@ -118,12 +118,20 @@ PAGE_SIZE = 50
 #: Names of the kinds of transfers. Usage shows its model instead.
 TRANSFER_NAMES = {
     "grant": N_("Credit"),
+    "coupon": N_("Coupon"),
+    "signup": N_("Credit for signing up"),
+    "plan": N_("Plan"),
+    "plan_refund": N_("Unused part of a plan"),
+    "plan_credit": N_("Credit of a plan"),
+    "plan_expiry": N_("Expired credit"),
     "voucher": N_("Voucher"),
-    "payment": N_("Payment by card"),
-    "refund": N_("Taken back"),
+    "payment": N_("Payment"),
+    "refund": N_("Refunded"),
+    "reversal": N_("Credit taken back"),
+    "usage_refund": N_("Refund of usage"),
     "usage": N_("Usage"),
 }
-WORK_NAMES = {"chat": N_("Chat"), "image": N_("Image"), "speech": N_("Speech")}
+WORK_NAMES = {"chat": N_("Chat"), "image": N_("Image"), "speech": N_("Speech"), "transcription": N_("Transcription")}
 COLUMNS = (
     "number", "time", "kind", "amount", "balance", "currency", "note", "generation", "work", "model", "key",
     "input_units", "output_units", "estimated", "cached_input_units",

@@ -52,9 +52,11 @@ async def signup(page: PageRequest) -> Response:
         return page.render("access/signup.html", 422)
     if wait_s := wait_for_email_s(page, email):
         return too_many_requests(page, wait_s)
+    if not await can_mail(page, email):
+        return page.render("access/signup.html", 503)
     delay_s = page.site.failures.delay_s(page.client_ip, "")
     await page.site.users.sign_up(email, password, page.browser_id, email_composer(page, email), delay_s)
-    return page.render("access/sent.html", purpose="signup", email=email)
+    return page.render("access/sent.html", purpose="signup", email=email, is_sent=page.site.users.is_mail_configured)
 
 
 @page("/confirm")
@@ -79,10 +81,10 @@ async def confirm(page: PageRequest) -> Response:
         return too_many_requests(page, wait_s)
     visitor = await page.site.users.confirm(secret, page.browser_id, password, page.lang, page.device)
     if visitor is None:
-        page.form.add_error("password", page.gettext("This is not the password that you chose when you signed up."))
+        page.form.add_error("password", page.gettext("This is not the password you signed up with."))
         return page.render("access/confirm.html", 422, link=secret, email=link.email, is_same_browser=False)
     page.sign_in(visitor)
-    return page.redirect("/keys", flash=page.gettext("Welcome! Your account is open. Make your first key here."))
+    return page.redirect("/keys", flash=page.gettext("Welcome! Your account is ready."))
 
 
 @page("/signin")
@@ -104,7 +106,9 @@ async def signin(page: PageRequest) -> Response:
     delay_s = TRUSTED_S if is_known else page.site.failures.begin(page.client_ip, email)
     outcome = await page.site.users.sign_in(page.form["email"], password, delay_s, page.device)
     if outcome is None:
-        page.form.add_error("", page.gettext("This address and this password do not belong together."))
+        page.form.add_error(
+            "", page.gettext("Wrong email or password. If you have just signed up, open the link in our email first.")
+        )
         return page.render("access/signin.html", 422, next=page.next_url("/keys"))
     page.site.throttle.reset(_guess_key(page, email))
     if not is_known:
@@ -136,7 +140,7 @@ async def code(page: PageRequest) -> Response:
     """Start the session, if the code is right."""
     challenge = page.challenge()
     if challenge is None:
-        message = page.gettext("That took too long. Please enter the password again.")
+        message = page.gettext("That took too long. Enter your password again.")
         return page.redirect(f"/signin?next={quote(page.next_url('/keys'))}", flash=message, kind="warn")
     if wait_s := _wait_for_code_s(page, challenge):
         return too_many_requests(page, wait_s)
@@ -153,7 +157,7 @@ async def code(page: PageRequest) -> Response:
 
 def wrong_code(page: PageRequest) -> str:
     """Return the message for a code that is not accepted."""
-    return page.gettext("This code is not right, or it was used already. Wait for the next one.")
+    return page.gettext("This code is wrong or has already been used. Wait for the next one.")
 
 
 @form("/signout")
@@ -182,8 +186,10 @@ async def reset(page: PageRequest) -> Response:
         return page.render("access/reset.html", 422)
     if wait_s := wait_for_email_s(page, email):
         return too_many_requests(page, wait_s)
+    if not await can_mail(page, email):
+        return page.render("access/reset.html", 503)
     page.site.users.request_reset(email, email_composer(page, email))
-    return page.render("access/sent.html", purpose="reset", email=email)
+    return page.render("access/sent.html", purpose="reset", email=email, is_sent=page.site.users.is_mail_configured)
 
 
 @page("/reset/new")
@@ -273,13 +279,27 @@ def wait_for_email_s(page: PageRequest, email: str) -> int:
     )
 
 
+async def can_mail(page: PageRequest, email: str) -> bool:
+    """Return True if the mail server accepts this address now, or else record the error of its field.
+
+    Asked before anything depends on the account, so that the response is the same for every address.
+    """
+    if await page.site.users.accepts_mail(email):
+        return True
+    page.form.add_error(
+        "email",
+        page.gettext("We cannot send email to this address right now. Check it, or try again in a few minutes."),
+    )
+    return False
+
+
 # ── e-mails ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def email_composer(page: PageRequest, email: str, about: str = "") -> Compose:
     """Return what writes e-mails to this address in the language of the page, also after the request has ended."""
     # Never from the Host header: the client that asks for the letter would choose where its link leads.
-    return letter_composer(page.site.address(), page.lang, email, about)
+    return letter_composer(page.site.shop, page.site.address(), page.lang, email, about)
 
 
 HANDLERS: list[Handler] = [

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from minitoolai.accounts.rate_limits import Limit
 from minitoolai.core.errors import BodyTooLarge
-from minitoolai.images.check import MAX_FILE_BYTES, CheckReport
+from minitoolai.images.provenance.check import MAX_FILE_BYTES, CheckReport
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, PageHandler, page, too_many_requests
 from minitoolai.portal.uploads import received_file

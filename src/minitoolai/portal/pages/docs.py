@@ -10,20 +10,24 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from minitoolai.core.catalog import Catalog, ChatModel, EmbeddingModel, SpeechModel
+from minitoolai.availability import Reports
+from minitoolai.core.catalog.catalog import Catalog, ChatModel, EmbeddingModel, ImageModel, SpeechModel
+from minitoolai.core.catalog.prices import INPUT_BUCKETS, OUTPUT_BUCKETS, Prices
+from minitoolai.core.catalog.transcription import TranscriptionModel
 from minitoolai.core.inference import AudioFormat, Usage
 from minitoolai.core.models import KeyRow, UsageRow
-from minitoolai.core.prices import INPUT_BUCKETS, OUTPUT_BUCKETS, Prices
+from minitoolai.core.transcription import TRANSCRIPT_FORMATS
 from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.http.routing import reads
+from minitoolai.portal.error_words import customer_codes
 from minitoolai.portal.highlight import agent_models, example, tabs_of
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.home import language_of
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, new_page_request, page
-from minitoolai.storage.accounts import keys_of
 from minitoolai.storage.database import Connection
-from minitoolai.storage.reports import last_usage
+from minitoolai.storage.tables.accounts import keys_of
+from minitoolai.storage.tables.reports import last_usage
 
 #: The example on the page of prices: input and output tokens of a chat, and the number of chats.
 READ, WRITTEN, CHATS = 300, 200, 1000
@@ -45,13 +49,14 @@ class PriceRow(msgspec.Struct, frozen=True):
 
 #: What the tokens of a bucket are, as the table of prices says it. `request` is a fee for a whole request.
 BUCKET_NAMES = {
-    "cached_input": N_("read from the cache"),
-    "cache_write": N_("written to the cache"),
-    "cache_write_1h": N_("written to the cache for an hour"),
+    "cached_input": N_("cache read"),
+    "cache_write": N_("cache write"),
+    "cache_write_1h": N_("cache write, 1 hour"),
     "audio_input": N_("audio"),
     "image_input": N_("images"),
     "reasoning": N_("reasoning"),
     "audio_output": N_("audio"),
+    "request": N_("fee per request"),
 }
 
 
@@ -73,7 +78,7 @@ def _tier_rows(model: str, above: int | None, prices: Prices) -> Iterator[PriceR
 
 
 class PriceList(msgspec.Struct, frozen=True):
-    """The catalog by kind, as the pages show it. Prices are nano-dollars per image or character."""
+    """The catalog by kind, as the pages show it. Prices are nano-dollars per image, character or second."""
 
     chat: list[ChatModel]
     chat_rows: list[PriceRow]
@@ -81,10 +86,39 @@ class PriceList(msgspec.Struct, frozen=True):
     #: Price of an image → the models with this price, the cheapest first.
     images: dict[int, list[str]]
     speech: list[SpeechModel]
+    transcription: list[TranscriptionModel]
+    #: Models with prices by size and quality.
+    sized_images: list[ImageModel]
+    #: Model → the stand-in that serves it now; "" if nothing serves it. Other models are left out.
+    states: dict[str, str]
+
+    @property
+    def contexts(self) -> dict[str, int]:
+        """Return the context of each chat model, in tokens."""
+        return {model.name: model.context for model in self.chat}
+
+    def have_one_state(self, models: list[str]) -> bool:
+        """Return True if the state of all these models is the same."""
+        return len({self.states.get(name) for name in models}) == 1
 
 
-def price_list(catalog: Catalog) -> PriceList:
-    """Return the models of the catalog by kind."""
+def price_list(reports: Reports, price_group: str | None = None) -> PriceList:
+    """Return the models of the catalog by kind, with the prices that a group pays now. Available ones come first."""
+    offers = sorted(reports.offers(price_group), key=lambda offer: offer.engine is None)
+    states = {offer.model.name: offer.stand_in or "" for offer in offers if offer.stand_in or not offer.engine}
+    catalog = Catalog({}, {}, {}, {}, {}, {})
+    for offer in offers:
+        model = offer.charged_model
+        if isinstance(model, EmbeddingModel):
+            catalog.embeddings[model.name] = model
+        elif isinstance(model, ChatModel):
+            catalog.chat[model.name] = model
+        elif isinstance(model, ImageModel):
+            catalog.images[model.name] = model
+        elif isinstance(model, TranscriptionModel):
+            catalog.transcription[model.name] = model
+        else:
+            catalog.speech[model.name] = model
     by_price: dict[int, list[str]] = {}
     for model in sorted(catalog.images.values(), key=lambda model: model.price):
         by_price.setdefault(model.price, []).append(model.name)
@@ -95,18 +129,22 @@ def price_list(catalog: Catalog) -> PriceList:
         list(catalog.embeddings.values()),
         by_price,
         list(catalog.speech.values()),
+        list(catalog.transcription.values()),
+        [model for model in catalog.images.values() if model.prices],
+        states,
     )
 
 
 @page("/prices")
 async def prices(page: PageRequest) -> Response:
     """Show every price, with an example."""
-    shown = price_list(page.site.reports.catalog)
+    shown = price_list(page.site.reports, page.price_group)
+    plans = [plan for plan in page.site.reports.catalog.plans.values() if not plan.is_closed]
     chat = shown.chat[0] if shown.chat else None
     cost = CHATS * chat.prices.cost(Usage(READ, WRITTEN)) if chat else 0
     return page.render(
         "prices/prices.html", offered=shown, example_chat=chat, example_chat_cost=cost, read=READ, written=WRITTEN,
-        chats=CHATS,
+        chats=CHATS, plans=plans,
     )  # fmt: skip
 
 
@@ -117,38 +155,45 @@ SECTIONS = {
     "top-up": N_("Top up"),
     "authorization": N_("Authorization"),
     "chat": N_("Chat"),
-    "stream": N_("The streamed answer"),
+    "stream": N_("Streaming"),
     "image-input": N_("Image input"),
     "agents": N_("Coding agents"),
     "text-to-image": N_("Text to image"),
     "jobs": N_("Jobs"),
     "speech": N_("Speech"),
+    "transcription": N_("Transcription"),
     "prices": N_("Prices"),
     "errors": N_("Errors"),
     "limits": N_("Idempotency and limits"),
     "usage": N_("API usage"),
 }
+#: The errors that the guide itself explains: the most frequent, each of a status. A page of its own lists all codes.
 ERRORS = (
-    (400, "invalid_request", N_("A field is missing or wrong. Mend it as the message says.")),
-    (401, "invalid_api_key", N_("The key is missing, wrong or revoked.")),
+    (400, "invalid_request", N_("A field is missing or invalid. The message says how to fix it.")),
+    (401, "invalid_api_key", N_("The API key is missing, invalid or revoked.")),
     (402, "insufficient_balance", N_("The balance does not cover the request. Top up.")),
-    (402, "budget_exceeded", N_("The key may spend no more. Raise its limit.")),
-    (403, "key_forbids", N_("The key is not meant for this model, or not for this address.")),
-    (404, "model_not_found", N_("There is no such model. The message lists the nearest names.")),
-    (409, "idempotency_in_flight", N_("The first request with this key is still at work. Ask again.")),
-    (413, "body_too_large", N_("The request is larger than 4 MB, or than 20 MB with pictures as data URLs.")),
+    (402, "budget_exceeded", N_("The key has reached its budget. Raise the budget or use another key.")),
+    (403, "model_not_allowed", N_("The key is not allowed to use this model. Use another key, or change its limits.")),
+    (404, "model_not_found", N_("This model does not exist. The message lists similar names.")),
+    (
+        409,
+        "idempotency_in_flight",
+        N_("The first request with this Idempotency-Key is still running. Try again in a moment."),
+    ),
+    (413, "body_too_large", N_("The request is larger than 4 MB, or 20 MB with images as data URLs.")),
     (415, "unsupported_media_type", N_("Send JSON, with the header <code>Content-Type: application/json</code>.")),
-    (422, "idempotency_mismatch", N_("This Idempotency-Key belongs to another request. Take a new one.")),
-    (429, "rate_limit_exceeded", N_("Too many requests. Wait as long as <code>Retry-After</code> says.")),
-    (502, "upstream_error", N_("The engine behind the model failed. Try again.")),
-    (503, "overloaded", N_("Much is going on. Wait as long as <code>Retry-After</code> says.")),
-    (504, "upstream_timeout", N_("The engine behind the model took too long. Try again.")),
+    (422, "idempotency_mismatch", N_("This Idempotency-Key belongs to another request. Use a new one.")),
+    (429, "rate_limit_exceeded", N_("Too many requests. Wait for the number of seconds in <code>Retry-After</code>.")),
+    (502, "upstream_error", N_("The model failed. Try again.")),
+    (503, "overloaded", N_("The server is overloaded. Wait for the number of seconds in <code>Retry-After</code>.")),
+    (504, "upstream_timeout", N_("The model took too long to respond. Try again.")),
 )
 #: Kind, its title, and the names of its input and output units.
 KINDS = (
-    ("chat", N_("Text"), N_("Tokens read"), N_("Tokens written")),
-    ("image", N_("Images"), None, N_("Pictures")),
+    ("chat", N_("Text"), N_("Input tokens"), N_("Output tokens")),
+    ("image", N_("Images"), None, N_("Images")),
     ("speech", N_("Speech"), N_("Characters"), None),
+    ("transcription", N_("Transcription"), N_("Seconds"), None),
 )
 #: Number of requests that the tables of the reader's usage add up.
 LAST_REQUESTS = 1000
@@ -159,6 +204,12 @@ MAX_KEYS = 5
 async def guide(page: PageRequest) -> Response:
     """Show the guide."""
     return await render_guide(page)
+
+
+@page("/docs/errors")
+async def errors(page: PageRequest) -> Response:
+    """Show every error code that a customer can meet."""
+    return page.render("guide/errors.html", codes=customer_codes())
 
 
 @page("/api-documentation")
@@ -191,13 +242,16 @@ async def render_guide(page: PageRequest) -> Response:
         last=LAST_REQUESTS,
         keys=keys,
         usage={kind: [row for row in usage if row.kind == kind] for kind, *_ in KINDS},
-        example=partial(example, models=agent_models(catalog)),
+        example=partial(example, models=agent_models(reports), shop=page.site.shop),
         tabs_of=tabs_of,
-        offered=price_list(catalog),
+        offered=price_list(reports, page.price_group),
         chat_models=list(catalog.chat),
         seeing_models=[model.name for model in catalog.chat.values() if reports.offer(model).sees],
         image_models=list(catalog.images),
         speech_models=list(catalog.speech),
+        transcription_models=list(catalog.transcription),
+        transcript_formats=TRANSCRIPT_FORMATS,
+        upload_mb=page.site.transcription.forms.max_mb,
         schedulers=SCHEDULERS,
         formats=get_args(AudioFormat),
         voices=[voice.id for voice in reports.voices()],
@@ -219,4 +273,4 @@ async def _own_keys_and_usage(page: PageRequest) -> tuple[list[KeyRow], list[Usa
     return await page.report(read)
 
 
-HANDLERS: list[Handler] = [guide, guide_alias, guide_without_language, prices]
+HANDLERS: list[Handler] = [guide, errors, guide_alias, guide_without_language, prices]

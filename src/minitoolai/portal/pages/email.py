@@ -7,7 +7,7 @@ from starlette.responses import Response
 from minitoolai.accounts.addresses import email_forms
 from minitoolai.accounts.email_changes import LinkedChange
 from minitoolai.portal.pages.account import render_account, wait_to_prove_s
-from minitoolai.portal.pages.auth import email_composer, read_email, wait_for_email_s, wrong_code
+from minitoolai.portal.pages.auth import can_mail, email_composer, read_email, wait_for_email_s, wrong_code
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, page, too_many_requests
 
@@ -22,18 +22,20 @@ async def change_email(page: PageRequest) -> Response:
         return too_many_requests(page, wait_s)
     email = read_email(page)
     if email and page.member.email in email_forms(email):
-        page.form.add_error("email", page.gettext("This is your address already."))
+        page.form.add_error("email", page.gettext("This is already your address."))
     if page.form.is_valid and not await page.site.users.verify_password(page.member, password):
-        page.form.add_error("password_email", page.gettext("This is not your password."))
+        page.form.add_error("password_email", page.gettext("Wrong password."))
     if page.form.is_valid and (wait_s := wait_for_email_s(page, email)):
         return too_many_requests(page, wait_s)
+    if page.form.is_valid and not await can_mail(page, email):
+        return await render_account(page, 503)
     if page.form.is_valid and not await page.site.users.consume_code(page.member, code):
         page.form.add_error("code_email", wrong_code(page))
     if not page.form.is_valid:
         return await render_account(page, 422)
     old, new = email_composer(page, page.member.email, about=email), email_composer(page, email)
     await page.site.email_changes.start(page.member, email, old, new)
-    message = page.gettext("Both mailboxes have got a link. The address changes once you have followed both.")
+    message = page.gettext("We sent a link to both inboxes. The address changes once you have opened both.")
     return page.redirect("/account", flash=message)
 
 
@@ -60,14 +62,14 @@ async def confirm(page: PageRequest) -> Response:
         return _render(page, secret, None)
     to = "/account" if page.user else "/signin"
     if outcome == "taken":
-        message = page.gettext("Another account has this address by now. Your address stays as it is.")
+        message = page.gettext("Another account now uses this address. Your address was not changed.")
         return page.redirect(to, flash=message, kind="bad")
     if outcome == "waiting":
-        message = page.gettext("Confirmed. Now follow the link in your other mailbox.")
+        message = page.gettext("Confirmed. Now open the link in your other inbox.")
         return page.redirect(to, flash=message)
     for email in (found.user.email, found.change.email):
         page.site.users.send(email_composer(page, email, about=found.change.email)("email_changed", ""))
-    message = page.gettext("Your address is %(email)s from now on.") % {"email": found.change.email}
+    message = page.gettext("Your address is now %(email)s.") % {"email": found.change.email}
     return page.redirect(to, flash=message)
 
 
@@ -79,8 +81,8 @@ async def stop(page: PageRequest) -> Response:
     if found is None or not await page.site.email_changes.stop(secret):
         return _render(page, secret, None)
     if found.is_new:
-        return page.redirect("/", flash=page.gettext("The change is stopped."))
-    message = page.gettext("The change is stopped, and every browser is signed out. Set a new password now.")
+        return page.redirect("/", flash=page.gettext("The change was cancelled."))
+    message = page.gettext("The change was cancelled, and all browsers were signed out. Set a new password now.")
     return page.redirect("/reset", flash=message, kind="warn")
 
 

@@ -12,13 +12,15 @@ from starlette.responses import Response
 from minitoolai.accounts.keys import MAX_KEY_NAME_LENGTH, NewKey, find_own, is_active, make_key, revoke_own, rotate_key
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.models import UNRESTRICTED, KeyRow, KeyRules, RateLimits
-from minitoolai.core.money import format_dollars, parse_dollars
+from minitoolai.portal.amounts import amount_text, read_amount
 from minitoolai.portal.i18n import N_
+from minitoolai.portal.names import is_visible, isolate_text
 from minitoolai.portal.request import PageRequest, restore_draft
 from minitoolai.portal.routing import Handler, form, not_found, page
-from minitoolai.storage import accounts
+from minitoolai.portal.steps import first_steps, hide_steps, quick_start
 from minitoolai.storage.database import Connection
-from minitoolai.storage.ledger import budget_spent
+from minitoolai.storage.tables import accounts
+from minitoolai.storage.tables.ledger import budget_spent
 
 # ── the rules of a key as form fields ─────────────────────────────────────────────────────────────────────
 
@@ -36,8 +38,8 @@ END_OF_DAY_MS = MS_PER_DAY - 1
 def read_name(page: PageRequest) -> str:
     """Return the name of the key, or record the error of its field."""
     name = page.form["name"]
-    if not name:
-        page.form.add_error("name", page.gettext("Give the key a name that tells you later what it is for."))
+    if not is_visible(name):
+        page.form.add_error("name", page.gettext("Give the key a name that tells you what it is for."))
     elif len(name) > MAX_KEY_NAME_LENGTH:
         message = page.ngettext(
             "It has at most %(num)d character.", "It has at most %(num)d characters.", MAX_KEY_NAME_LENGTH
@@ -51,14 +53,14 @@ def read_rules(page: PageRequest, models: Iterable[str], old: KeyRules = UNRESTR
 
     `old`: the rules the key has. Values that the form sends unchanged are kept, even if they could not be set now.
     """
-    budgets = {name: _read_dollars(page, name) for name in BUDGETS}
+    budgets = {name: read_amount(page, name) for name in BUDGETS}
     counts = {name: _read_count(page, name) for name in COUNTS}
     return KeyRules(
         **budgets,  # type: ignore[arg-type]
         expires_ms=_read_expiry(page, old.expires_ms),
         models=_read_models(page, {*models, *old.models}),
         allow_ip=_read_networks(page),
-        rate=RateLimits(**counts, dollars_per_minute=_read_dollars(page, "dollars_per_minute")),
+        rate=RateLimits(**counts, dollars_per_minute=read_amount(page, "dollars_per_minute")),
     )
 
 
@@ -67,26 +69,12 @@ def fill_form(page: PageRequest, name: str, rules: KeyRules) -> None:
     dollars = {budget: getattr(rules, budget) for budget in BUDGETS} | {
         "dollars_per_minute": rules.rate.dollars_per_minute
     }
-    texts = {field: _trim_zeros(format_dollars(nano)) for field, nano in dollars.items() if nano is not None}
+    texts = {field: amount_text(nano) for field, nano in dollars.items() if nano is not None}
     texts |= {field: str(getattr(rules.rate, field)) for field in COUNTS if getattr(rules.rate, field)}
     texts |= {"name": name, "addresses": ", ".join(rules.allow_ip)}
     texts["expires"], texts["expires_time"] = _day_and_time(rules.expires_ms)
     page.form.values.update(texts)
     page.form.lists["model"] = list(rules.models)
-
-
-def _trim_zeros(amount: str) -> str:
-    whole, _, places = amount.partition(".")
-    return f"{whole}.{places.rstrip('0'):0<2}"
-
-
-def _read_dollars(page: PageRequest, name: str) -> int | None:
-    text = page.form[name].replace(",", ".")
-    try:
-        return parse_dollars(text) if text else None
-    except ValueError:
-        page.form.add_error(name, page.gettext("Write an amount of dollars, like 5.00."))
-        return None
 
 
 def _read_count(page: PageRequest, name: str) -> int | None:
@@ -125,7 +113,7 @@ def _network_error(page: PageRequest, text: str) -> str:
     except ValueError:
         message = page.gettext("“%(text)s” is no address and no network. Write 192.0.2.7 or 10.0.0.0/8.")
         return message % {"text": text[:60]}
-    message = page.gettext("“%(text)s” names a place within a network. Do you mean %(meant)s?")
+    message = page.gettext("“%(text)s” is an address within a network. Did you mean %(meant)s?")
     return message % {"text": text[:60], "meant": network}
 
 
@@ -229,11 +217,19 @@ async def render_keys(
     rows, number, last = await page.report(key_list, page.member.account_id, page.site.clock.now_ms(), wanted)
     return page.render(
         "keys/keys.html", status, keys=rows, made=made, old=old, periods=PERIODS, page_number=number, last=last,
-        models=list(page.site.reports.models()), limits_of={key.row.id: _limit_texts(page, key) for key in rows},
+        models=list(page.site.reports.models()), limits_of={key.row.id: limit_texts(page, key) for key in rows},
+        steps=await first_steps(page, bool(rows)), **(quick_start(page.site.reports, made) if made else {}),
     )  # fmt: skip
 
 
-def _limit_texts(page: PageRequest, key: KeyListItem) -> list[str]:
+@form("/keys/hide-steps", access="user")
+async def hide_first_steps(page: PageRequest) -> Response:
+    """Hide the first steps in this browser."""
+    hide_steps(page)
+    return page.redirect("/keys")
+
+
+def limit_texts(page: PageRequest, key: KeyListItem) -> list[str]:
     """Describe the limits of a key, except its budgets, in a few words each."""
     _, n_, formatter, rules = page.gettext, page.ngettext, page.formatter, key.row.rules
     texts = []
@@ -285,7 +281,7 @@ def has_room_for_key(connection: Connection, account_id: int) -> bool:
 
 def too_many_keys(page: PageRequest) -> str:
     """Return the message for an account with too many keys."""
-    return page.gettext("You have very many keys already. Revoke one that you do not need.")
+    return page.gettext("You have too many keys. Revoke one that you do not need.")
 
 
 @form("/keys/revoke", access="user")
@@ -365,8 +361,8 @@ async def edit(page: PageRequest) -> Response:
 
     if not await page.site.writer.run(change):
         return not_found(page)
-    message = page.gettext("“%(name)s” is changed. The new limits hold within a second.")
-    return page.redirect("/keys", flash=message % {"name": name})
+    message = page.gettext("“%(name)s” was changed. The new limits apply within a second.")
+    return page.redirect("/keys", flash=message % {"name": isolate_text(name)})
 
 
 @form("/keys/{key}/rotate", access="user", draft_fields=("grace",))
@@ -377,12 +373,12 @@ async def rotate(page: PageRequest) -> Response:
         return not_found(page)
     hours = page.form["grace"]
     if hours not in map(str, GRACE_PERIODS):
-        return _render_grace_error(page, found, page.gettext("Choose how long the old key lives on."))
+        return _render_grace_error(page, found, page.gettext("Choose how long the old key stays valid."))
 
     def change(connection: Connection) -> NewKey | str:
         current = _find_key(connection, page)
         if current is None or not current.is_active or current.successor is not None:
-            return page.gettext("This key has been replaced, revoked, or is over.")
+            return page.gettext("This key has been rotated or revoked, or has expired.")
         if not has_room_for_key(connection, current.key.account_id):
             return too_many_keys(page)
         return rotate_key(connection, current.key, int(hours) * MS_PER_HOUR, page.site.secret_keys, page.site.clock)
@@ -401,4 +397,4 @@ def _render_grace_error(page: PageRequest, found: EditedKey, message: str) -> Re
     return _render_form(page, found, 422)
 
 
-HANDLERS: list[Handler] = [keys, create, revoke, edit_page, edit, rotate]
+HANDLERS: list[Handler] = [keys, hide_first_steps, create, revoke, edit_page, edit, rotate]

@@ -9,8 +9,9 @@ from minitoolai.http.routing import Endpoint, reads
 from minitoolai.portal.highlight import agent_models, plain_example
 from minitoolai.portal.i18n import DEFAULT, LANGUAGES, translations
 from minitoolai.portal.pages.check import check
-from minitoolai.portal.pages.docs import guide, prices
+from minitoolai.portal.pages.docs import errors, guide, prices
 from minitoolai.portal.pages.home import home
+from minitoolai.portal.pages.reference import operation, reference
 from minitoolai.portal.request import MARKDOWN, MARKDOWN_PATHS, MarkdownRequest
 from minitoolai.portal.routing import Handler, PageHandler, check_host, path_language
 
@@ -19,9 +20,11 @@ PATHS = ("llms.txt", "llms-full.txt", "SKILL.md")
 PLAIN = "text/plain"
 #: Page → its title and its purpose.
 PAGES = {
-    "/docs": ("Guide", "every address and field of the API, with examples, errors, limits and recipes for agents"),
+    "/docs": ("Guide", "every endpoint and field of the API, with examples, errors, limits and agent setup"),
+    "/docs/errors": ("All error codes", "every error code with its HTTP status and how to resolve it"),
+    "/reference": ("API reference", "every endpoint with a page of its own: fields, limits, defaults and responses"),
     "/prices": ("Prices", "what each model costs"),
-    "/check": ("Check an image", "says whether an image was generated here"),
+    "/check": ("Check an image", "check whether an image was generated here"),
     "/": ("Overview", "what this service offers"),
 }
 
@@ -45,17 +48,17 @@ def markdown_version(page: PageHandler) -> Endpoint:
 async def llms(request: Request) -> Response:
     """List the pages for language models, as llmstxt.org describes it."""
     page = markdown_request(request, "/")
-    return page.text(llms_text(page.origin), PLAIN)
+    return page.text(llms_text(page.site.shop.name, page.origin), PLAIN)
 
 
-def llms_text(origin: str) -> str:
+def llms_text(name: str, origin: str) -> str:
     """Return the title, a summary, and links to the Markdown of every page."""
     lines = [
-        "# MiniToolAI",
+        f"# {name}",
         "",
-        "> Chat, pictures from text, and speech over HTTP, with one key.",
+        "> Chat, text to image and speech over HTTP, with one API key.",
         "",
-        f"OpenAI's clients work with the base URL `{origin}/v1`, Anthropic's with `{origin}`. Requests need",
+        f"OpenAI clients use the base URL `{origin}/v1`, Anthropic clients `{origin}`. Requests need",
         f"an API key in the header `Authorization: Bearer sk-…`; create one at {origin}/en/keys.",
         "",
         "## Pages",
@@ -69,7 +72,7 @@ def llms_text(origin: str) -> str:
         "",
         f"- [Skill]({origin}/SKILL.md): how an agent calls this API",
         f"- [Guide as one file]({origin}/llms-full.txt): the same text as the guide above",
-        f"- [OpenAPI]({origin}/openapi.json): every address and field in machine-readable form",
+        f"- [OpenAPI]({origin}/openapi.json): every endpoint and field in machine-readable form",
         "",
         "## Optional",
         "",
@@ -101,10 +104,11 @@ async def llms_full(request: Request) -> Response:
 async def skill(request: Request) -> Response:
     """Return the skill with which an agent calls this API (agentskills.io)."""
     page = markdown_request(request, "/")
-    catalog = page.site.reports.catalog
+    reports = page.site.reports
+    catalog = reports.catalog
 
     def code(name: str) -> str:
-        return plain_example(name, page.origin, agent_models(catalog))
+        return plain_example(name, page.origin, agent_models(reports), page.site.shop)
 
     text = page.fill(
         "guide/skill.md",
@@ -116,11 +120,18 @@ async def skill(request: Request) -> Response:
     return page.text(text, MARKDOWN)
 
 
+@reads("/{lang:lang}/reference/{operation}.md")
+async def operation_markdown(request: Request) -> Response:
+    """Return the reference of one operation as Markdown."""
+    return await operation.function(markdown_request(request, f"/reference/{request.path_params['operation']}"))
+
+
 HANDLERS: list[Handler] = [
     *(
         reads(f"/{{lang:lang}}{MARKDOWN_PATHS[page.path]}")(markdown_version(page))
-        for page in (home, guide, prices, check)
+        for page in (home, guide, errors, reference, prices, check)
     ),
+    operation_markdown,
     llms,
     llms_full,
     skill,

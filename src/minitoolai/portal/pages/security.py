@@ -15,7 +15,7 @@ from minitoolai.portal.pages.account import wait_to_prove_s
 from minitoolai.portal.pages.auth import email_composer, wrong_code
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import SECOND_FACTOR_PATH, Handler, form, page, too_many_requests
-from minitoolai.storage import second_factors
+from minitoolai.storage.tables import second_factors
 
 #: How long a secret that was shown may be confirmed.
 SETUP_MS = 3600 * 1000
@@ -47,7 +47,7 @@ async def _render(page: PageRequest, status: int = 200, secret: bytes | None = N
     text = totp.secret_text(secret)
     return page.render(
         "account/second_factor.html", status, factor=None, groups=[text[i : i + 4] for i in range(0, len(text), 4)],
-        qr_code=qr_code(totp.provisioning_url(secret, page.member.email)),
+        qr_code=qr_code(totp.provisioning_url(secret, page.member.email, page.site.shop.name)),
         setup=page.site.signer.pack(SETUP, msgspec.to_builtins(setup)),
     )  # fmt: skip
 
@@ -84,12 +84,12 @@ async def turn_on(page: PageRequest) -> Response:
     password, code = page.form.pop_password("password_on"), page.form.pop_password("code_on")
     secret = _secret_of(page)
     if secret is None:
-        message = page.gettext("That took too long. Here is a new code to scan.")
+        message = page.gettext("That took too long. Scan this new code.")
         return page.redirect(SECOND_FACTOR_PATH, flash=message, kind="warn")
     if wait_s := wait_to_prove_s(page):
         return too_many_requests(page, wait_s)
     if not await page.site.users.verify_password(page.member, password):
-        page.form.add_error("password_on", page.gettext("This is not your password."))
+        page.form.add_error("password_on", page.gettext("Wrong password."))
         return await _render(page, 422, secret)
     compose = email_composer(page, page.member.email)
     codes = await page.site.users.add_second_factor(page.member, secret, code, page.session_secret, compose)
@@ -103,7 +103,7 @@ async def turn_on(page: PageRequest) -> Response:
 async def turn_off(page: PageRequest) -> Response:
     """Remove the second factor, if password and code are right."""
     if page.site.is_second_factor_required and page.member.is_admin:
-        page.form.add_error("", page.gettext("Admins need a second factor here, so it cannot be removed."))
+        page.form.add_error("", page.gettext("Admins must use a second factor, so it cannot be removed."))
         return await _render(page, 422)
     refusal, code = await _check_password(page)
     if refusal is not None:
@@ -111,7 +111,7 @@ async def turn_off(page: PageRequest) -> Response:
     if not await page.site.users.remove_second_factor(page.member, code, email_composer(page, page.member.email)):
         page.form.add_error("code", wrong_code(page))
         return await _render(page, 422)
-    return page.redirect("/account", flash=page.gettext("The second factor is removed."))
+    return page.redirect("/account", flash=page.gettext("The second factor was removed."))
 
 
 @form(f"{SECOND_FACTOR_PATH}/codes", access="user")
@@ -134,7 +134,7 @@ async def _check_password(page: PageRequest) -> tuple[Response | None, str]:
         return too_many_requests(page, wait_s), code
     if await page.site.users.verify_password(page.member, password):
         return None, code
-    page.form.add_error("password_factor", page.gettext("This is not your password."))
+    page.form.add_error("password_factor", page.gettext("Wrong password."))
     return await _render(page, 422), code
 
 

@@ -7,30 +7,33 @@ from datetime import UTC, datetime
 
 from starlette.responses import Response
 
-from minitoolai.billing.usage import sum_cells
+from minitoolai.billing.usage import LAST_COLUMNS, last_values
+from minitoolai.core.catalog.prices import OUTPUT_BUCKETS
 from minitoolai.core.clock import MS_PER_DAY, generation_name
-from minitoolai.core.models import UsageCell
+from minitoolai.core.models import UsageCell, sum_cells
 from minitoolai.core.money import format_dollars
 from minitoolai.http.exports import csv_parts
 from minitoolai.portal.charts import Column, column_chart, escape_formula, row_chart
 from minitoolai.portal.i18n import N_
+from minitoolai.portal.pages.docs import BUCKET_NAMES
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, page
-from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection
+from minitoolai.storage.tables import accounts
 
 PERIODS = (7, 30, 90)
 MAX_REQUESTS = 100
 MAX_BARS = 8
-KINDS = {"chat": N_("Text"), "image": N_("Images"), "speech": N_("Speech")}
+KINDS = {"chat": N_("Text"), "image": N_("Images"), "speech": N_("Speech"), "transcription": N_("Transcription")}
 STATES = {
-    "queued": N_("waiting"),
-    "running": N_("under way"),
-    "succeeded": N_("done"),
+    "queued": N_("queued"),
+    "running": N_("in progress"),
+    "succeeded": N_("completed"),
     "failed": N_("failed"),
     "cancelled": N_("cancelled"),
 }
-COLUMNS = ("day", "kind", "model", "key_id", "key_name", "requests", "input_units", "output_units", "cost", "currency")
+COLUMNS = ("day", "kind", "model", "key_id", "key_name", "requests", "input_units", "output_units", "cost", "currency",
+           *LAST_COLUMNS)  # fmt: skip
 
 
 @page("/usage", access="user")
@@ -39,12 +42,12 @@ async def usage(page: PageRequest) -> Response:
     days = _period_days(page)
     cells = await page.site.usage.cells(page.member.account_id, days)
     names, playground_keys = await _key_names(page)
-    by_model = _group(cells, lambda cell: (cell.model, cell.kind))
+    by_model = group_cells(cells, lambda cell: (cell.model, cell.kind))
     # All keys of the playground are one line, because each lives for minutes.
     studio = page.gettext("Studio")
-    by_key = _group(cells, lambda cell: (studio if cell.key_id in playground_keys else cell.key_id, cell.kind))
-    by_day = _group(cells, lambda cell: (cell.day, cell.kind))
-    totals = _group(cells, lambda cell: (cell.kind,))
+    by_key = group_cells(cells, lambda cell: (studio if cell.key_id in playground_keys else cell.key_id, cell.kind))
+    by_day = group_cells(cells, lambda cell: (cell.day, cell.kind))
+    totals = group_cells(cells, lambda cell: (cell.kind,))
     money, number = page.formatter.money, page.formatter.number
     models = _model_columns(by_model)
     return page.render(
@@ -54,14 +57,17 @@ async def usage(page: PageRequest) -> Response:
         kinds=KINDS,
         totals={cell.kind: cell for cell in totals},
         cost=sum(cell.cost for cell in totals),
+        refunded=sum(cell.refunded for cell in totals),
         requests=sum(cell.requests for cell in totals),
         by_day=_daily_costs(by_day),
-        by_model=sorted(by_model, key=_by_cost),
-        by_key=sorted(by_key, key=_by_cost),
+        by_model=sorted(by_model, key=by_cost),
+        by_key=sorted(by_key, key=by_cost),
+        bucket_names=BUCKET_NAMES,
+        output_buckets=OUTPUT_BUCKETS,
         names=names,
         ms_per_day=MS_PER_DAY,
-        cost_chart=column_chart(_daily_columns(page, by_day, days, lambda cell: cell.cost), money),
-        request_chart=column_chart(_daily_columns(page, by_day, days, lambda cell: cell.requests), number),
+        cost_chart=column_chart(daily_columns(page, by_day, days, lambda cell: cell.cost), money),
+        request_chart=column_chart(daily_columns(page, by_day, days, lambda cell: cell.requests), number),
         model_chart=row_chart(models, money),
     )
 
@@ -75,6 +81,7 @@ async def usage_csv(page: PageRequest) -> Response:
         (
             _date(cell.day), cell.kind, escape_formula(cell.model), cell.key_id, escape_formula(names.get(cell.key_id)),
             cell.requests, cell.input_units, cell.output_units, format_dollars(cell.cost), "USD",
+            *last_values(cell),
         )
         for cell in cells
     )  # fmt: skip
@@ -125,18 +132,20 @@ def _date(day: int) -> str:
     return datetime.fromtimestamp(day * MS_PER_DAY / 1000, UTC).date().isoformat()
 
 
-def _group(cells: Iterable[UsageCell], by: Callable[[UsageCell], tuple[object, ...]]) -> list[UsageCell]:
+def group_cells(cells: Iterable[UsageCell], by: Callable[[UsageCell], tuple[object, ...]]) -> list[UsageCell]:
+    """Return the sums of the cells with the same key."""
     groups: dict[tuple[object, ...], list[UsageCell]] = {}
     for cell in cells:
         groups.setdefault(by(cell), []).append(cell)
     return [sum_cells(group) for group in groups.values()]
 
 
-def _by_cost(cell: UsageCell) -> tuple[int, int]:
+def by_cost(cell: UsageCell) -> tuple[int, int]:
+    """Return a sort key: the highest cost first."""
     return -cell.cost, -cell.requests
 
 
-def _daily_columns(
+def daily_columns(
     page: PageRequest, cells: list[UsageCell], days: int, amount: Callable[[UsageCell], int]
 ) -> list[Column]:
     """Return a column for each day, also for days without usage."""
@@ -159,7 +168,7 @@ def _daily_costs(cells: list[UsageCell]) -> list[tuple[int, int, dict[str, int]]
 
 def _model_columns(cells: list[UsageCell]) -> list[Column]:
     """Return the models with the highest costs."""
-    return [Column(cell.model, ((cell.kind, cell.cost),)) for cell in sorted(cells, key=_by_cost)[:MAX_BARS]]
+    return [Column(cell.model, ((cell.kind, cell.cost),)) for cell in sorted(cells, key=by_cost)[:MAX_BARS]]
 
 
 HANDLERS: list[Handler] = [usage, usage_csv, requests]

@@ -15,7 +15,15 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// <button hidden data-copy="ID" data-copied="Copied">: shown by this script, for without it nothing would happen.
+// Every listing gets a button that copies it, made here: without a script it would do nothing.
+for (const code of document.querySelectorAll(".listing code")) {
+  const button = document.createElement("button");
+  Object.assign(button, { className: "copy", type: "button", textContent: document.body.dataset.copyLabel });
+  Object.assign(button.dataset, { copy: code.id, copied: document.body.dataset.copiedLabel });
+  code.closest(".listing").append(button);
+}
+
+// <button hidden data-copy="ID" data-copied="Copied">: shown by this script.
 for (const button of document.querySelectorAll("[data-copy]")) {
   const label = button.textContent;
   button.hidden = !navigator.clipboard;

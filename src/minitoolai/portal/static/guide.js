@@ -24,6 +24,7 @@ const links = new Map([...document.querySelectorAll(".contents a")].map((link) =
 const headings = [...links.keys()].map((id) => document.getElementById(id));
 
 function mark() {
+  if (!headings.length) return;
   const seen = headings.findLast((heading) => heading.getBoundingClientRect().top < innerHeight / 4) ?? headings[0];
   for (const [id, link] of links) {
     if (id === seen.id) link.setAttribute("aria-current", "true");

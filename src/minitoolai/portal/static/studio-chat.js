@@ -1,5 +1,5 @@
 // A conversation, answered as it is written.
-import { call, field, showCost, studio } from "./studio.js";
+import { call, field, refusal, showCost, studio } from "./studio.js";
 
 const talk = field("talk");
 let messages = [];
@@ -72,7 +72,7 @@ async function ask(signal) {
   let text = "";
   try {
     for await (const event of events(answer)) {
-      if (event.error) throw new Error(event.error.message);
+      if (event.error) throw refusal(event.error);
       text += event.choices[0]?.delta?.content ?? "";
       words.textContent = text;
     }

@@ -1,7 +1,7 @@
 // The request that the studio sends, as a program in four languages.
 
 const KEY = "sk-…";
-const PATHS = { chat: "/api/chat-completions/", image: "/api/texttoimage/", speech: "/api/texttospeech/" };
+const PATHS = { chat: "/v1/chat/completions", image: "/api/texttoimage/", speech: "/v1/audio/speech" };
 
 // A picture's bytes would bury the program: they are left out where they stand in the request.
 function json(body) {
@@ -24,10 +24,61 @@ function python(value, indent = "") {
   return JSON.stringify(value);
 }
 
+// A form with a file, in each language.
+const forms = {
+  path: (body) => `/v1/audio/${body.task === "translate" ? "translations" : "transcriptions"}`,
+  fields: ({ model, language }) => Object.entries(language ? { model, language } : { model }),
+  curl(origin, body) {
+    const fields = this.fields(body).map(([name, value]) => ` \\\n  -F ${name}='${shell(value)}'`);
+    return `curl -sS ${origin}${this.path(body)} \\\n  -H 'Authorization: Bearer ${KEY}' \\\n  -F file='@${shell(body.file)}'${fields.join("")}`;
+  },
+  python(origin, body) {
+    return `import requests
+
+with open(${JSON.stringify(body.file)}, "rb") as file:
+    answer = requests.post(
+        "${origin}${this.path(body)}",
+        headers={"Authorization": "Bearer ${KEY}"},
+        data=${python(Object.fromEntries(this.fields(body)), "        ")},
+        files={"file": file},
+    )
+answer.raise_for_status()
+print(answer.json()["text"])`;
+  },
+  javascript(origin, body) {
+    const fields = this.fields(body).map(([name, value]) => `form.append("${name}", ${JSON.stringify(value)});\n`);
+    return `import { openAsBlob } from "node:fs";
+
+const form = new FormData();
+form.append("file", await openAsBlob(${JSON.stringify(body.file)}), ${JSON.stringify(body.file)});
+${fields.join("")}const answer = await fetch("${origin}${this.path(body)}", {
+  method: "POST",
+  headers: { Authorization: "Bearer ${KEY}" },
+  body: form,
+});
+if (!answer.ok) throw new Error(await answer.text());
+console.log((await answer.json()).text);`;
+  },
+  php(origin, body) {
+    const quoted = (text) => `'${text.replaceAll("\\", "\\\\").replaceAll("'", "\\'")}'`;
+    const fields = this.fields(body).map(([name, value]) => `        "${name}" => ${quoted(value)},\n`);
+    return `<?php
+$curl = curl_init("${origin}${this.path(body)}");
+curl_setopt_array($curl, [
+    CURLOPT_HTTPHEADER => ["Authorization: Bearer ${KEY}"],
+    CURLOPT_POSTFIELDS => [
+        "file" => new CURLFile(${quoted(body.file)}),
+${fields.join("")}    ],
+]);
+curl_exec($curl);`;
+  },
+};
+
 const file = (kind, body) => (kind === "speech" ? `speech.${body.response_format}` : "");
 
 export const programs = {
   curl(kind, origin, body) {
+    if (kind === "transcription") return forms.curl(origin, body);
     const output = kind === "speech" ? ` -o ${file(kind, body)}` : "";
     return `curl -sS${kind === "chat" ? "N" : ""} ${origin}${PATHS[kind]}${output} \\
   -H 'Authorization: Bearer ${KEY}' \\
@@ -35,6 +86,7 @@ export const programs = {
   -d '${shell(json(body))}'`;
   },
   python(kind, origin, body) {
+    if (kind === "transcription") return forms.python(origin, body);
     const head = `import requests
 
 answer = requests.post(
@@ -50,6 +102,7 @@ answer.raise_for_status()
     return `${head}with open("${file(kind, body)}", "wb") as file:\n    for part in answer.iter_content(65536):\n        file.write(part)`;
   },
   javascript(kind, origin, body) {
+    if (kind === "transcription") return forms.javascript(origin, body);
     const head = `${kind === "speech" ? 'import { writeFile } from "node:fs/promises";\n\n' : ""}const answer = await fetch("${origin}${PATHS[kind]}", {
   method: "POST",
   headers: { Authorization: "Bearer ${KEY}", "Content-Type": "application/json" },
@@ -62,6 +115,7 @@ if (!answer.ok) throw new Error(await answer.text());
     return `${head}await writeFile("${file(kind, body)}", Buffer.from(await answer.arrayBuffer()));`;
   },
   php(kind, origin, body) {
+    if (kind === "transcription") return forms.php(origin, body);
     const saves = kind === "speech" ? `    CURLOPT_FILE => fopen("${file(kind, body)}", "wb"),\n` : "";
     return `<?php
 $body = <<<'JSON'

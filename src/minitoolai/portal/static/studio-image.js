@@ -1,5 +1,5 @@
 // A picture, watched as it comes along.
-import { call, field, showCost, studio } from "./studio.js";
+import { call, field, refusal, showCost, studio } from "./studio.js";
 
 const NUMBERS = ["steps", "cfgScale", "width", "height", "seed"];
 
@@ -16,6 +16,13 @@ function here(address) {
   return pathname + search;
 }
 
+// The API says "step 3 of 8", for programs.
+function progress(state) {
+  const { step, queued } = field("where").dataset;
+  const [done, all] = state.message.match(/\d+/g) ?? [];
+  return state.status === "processing" && all ? step.replace("{step}", done).replace("{steps}", all) : queued;
+}
+
 function watch(job, signal) {
   const base = `/api/texttoimage/jobs/${job.jobid}`;
   const query = `?signature=${encodeURIComponent(job.signature)}`;
@@ -29,9 +36,9 @@ function watch(job, signal) {
       if (event.data === "[DONE]") return;
       const state = JSON.parse(event.data);
       field("progress").value = state.progress;
-      field("where").textContent = state.message;
+      field("where").textContent = progress(state);
       if (state.status === "success") resolve(state);
-      if (state.status === "error") reject(new Error(state.message));
+      if (state.status === "error") reject(refusal(state));
     };
   }).finally(() => source.close());
 }
@@ -47,7 +54,7 @@ async function ask(signal) {
     const state = await watch(job, signal);
     field("picture").src = here(state.image_url);
     field("picture").alt = body.prompt;
-    field("caption").textContent = `${state.model}, seed ${state.seed}`;
+    field("caption").textContent = `${state.model}, ${field("caption").dataset.seed} ${state.seed}`;
     field("figure").hidden = false;
     await showCost(state.generation);
   } finally {

@@ -1,4 +1,4 @@
-// What the three parts of the studio share: the key, the request, what it cost, and the same as code.
+// What the parts of the studio share: the key, the request, what it cost, and the same as code.
 import { programs } from "./studio-code.js";
 
 const form = document.getElementById("ask");
@@ -8,6 +8,7 @@ const stop = document.getElementById("stop");
 const send = document.getElementById("send");
 const tongue = document.getElementById("tongue");
 const code = document.getElementById("code");
+const refusals = document.getElementById("refusals");
 export const said = form.dataset;
 export const field = (id) => document.getElementById(id);
 
@@ -15,24 +16,57 @@ export const field = (id) => document.getElementById(id);
 let key = "";
 let goodUntil = 0;
 
+// What the page says about a request that was refused, and the link to where one can do something about it.
+class Refusal extends Error {
+  constructor(words, remedy = null) {
+    super(words);
+    this.remedy = remedy;
+  }
+}
+
+// In the language of the page: the API says it in English, for programs.
+export function refusal({ code, param }) {
+  const known = [...refusals.content.children].find((item) => item.dataset.code === code);
+  if (!known) return new Refusal(code ? `${said.failed} (${code})` : said.failed);
+  const { label, href } = known.dataset;
+  return new Refusal(param ? `${known.textContent} (${param})` : known.textContent, href ? { label, href } : null);
+}
+
+function showFault(fault) {
+  const words = fault.name === "AbortError" ? said.stopped : fault instanceof Refusal ? fault.message : said.failed;
+  error.replaceChildren(words);
+  if (fault.remedy) {
+    const link = document.createElement("a");
+    link.className = "button small";
+    link.href = fault.remedy.href;
+    link.textContent = fault.remedy.label;
+    error.append(" ", link);
+  }
+  error.hidden = false;
+}
+
 async function freshKey() {
   if (Date.now() < goodUntil) return key;
   const fields = new URLSearchParams({ csrf: form.elements.csrf.value });
-  const answer = await fetch(form.action, { method: "POST", body: fields });
-  if (!answer.headers.get("content-type")?.startsWith("application/json")) throw new Error(said.gone);
+  const answer = await fetch(said.key, { method: "POST", body: fields });
+  if (!answer.headers.get("content-type")?.startsWith("application/json")) {
+    throw new Refusal(said.gone, { label: said.signin, href: said.signinHref });
+  }
   const made = await answer.json();
-  if (!made.key) throw new Error(said.failed);
+  if (!made.key) throw new Refusal(made.wait_s ? said.often : said.failed);
   key = made.key;
   goodUntil = Date.now() + (made.seconds - 60) * 1000;
   return key;
 }
 
 export async function call(path, body, signal) {
-  const headers = { authorization: `Bearer ${await freshKey()}`, "content-type": "application/json" };
-  const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+  const headers = { authorization: `Bearer ${await freshKey()}` };
+  const isForm = body instanceof FormData;
+  if (!isForm) headers["content-type"] = "application/json";
+  const answer = await fetch(path, { method: "POST", headers, body: isForm ? body : JSON.stringify(body), signal });
   if (answer.ok) return answer;
-  const words = await answer.json().catch(() => ({}));
-  throw new Error(words.error?.message ?? words.message ?? said.failed);
+  const told = await answer.json().catch(() => ({}));
+  throw refusal(told.error ?? told);
 }
 
 export async function showCost(name) {
@@ -71,8 +105,7 @@ export function studio(kind, request, ask) {
     try {
       await ask(abort.signal);
     } catch (fault) {
-      error.textContent = fault.name === "AbortError" ? said.stopped : fault.message;
-      error.hidden = false;
+      showFault(fault);
     } finally {
       if (document.activeElement === stop) send.focus();
       abort = null;

@@ -16,6 +16,7 @@ from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import StoreError
 from minitoolai.storage.archive.files import Line, PartEntry, Sums, encode_line, line_digest, manifest_path, part_path
 from minitoolai.storage.database import Connection, Row
+from minitoolai.storage.tables.purses import purse_budget
 
 GENERATION = (
     "id", "account_id", "key_id", "kind", "model", "engine", "served_model", "state", "price_input", "price_output",
@@ -25,7 +26,7 @@ GENERATION = (
 )  # fmt: skip
 HOLD = (
     "id", "account_id", "key_id", "kind", "amount", "progress", "state", "settled", "shortfall", "lease_until_ms",
-    "budget_id", "budget_ms",
+    "budget_id", "budget_ms", "purse_id",
 )  # fmt: skip
 TRANSFER = (
     "id", "kind", "debit", "credit", "amount", "hold_id", "external_ref", "account_version", "balance_after", "reason",
@@ -38,7 +39,7 @@ _ALL = ", ".join(
 )
 _WITH_HOLD, _WITH_TRANSFER = len(GENERATION), len(GENERATION) + len(HOLD)
 _ID, _CREATED_MS = GENERATION.index("id"), GENERATION.index("created_ms")
-_BUDGET, _SETTLED = HOLD.index("budget_id"), HOLD.index("settled")
+_ACCOUNT, _BUDGET, _SETTLED = (HOLD.index(name) for name in ("account_id", "budget_id", "settled"))
 _DEBIT, _CREDIT, _AMOUNT = (TRANSFER.index(name) for name in ("debit", "credit", "amount"))
 
 
@@ -220,6 +221,8 @@ def remove(connection: Connection, archived: Mapping[int, bytes]) -> int:
         if transfer is not None:
             openings[transfer[_DEBIT]] -= transfer[_AMOUNT]
             openings[transfer[_CREDIT]] += transfer[_AMOUNT]
+            if transfer[_DEBIT] != held[_ACCOUNT]:
+                budgets[purse_budget(transfer[_DEBIT])] += transfer[_AMOUNT]
         if held[_BUDGET] is not None:
             budgets[held[_BUDGET]] += held[_SETTLED]
     if len(rows) != len(present):

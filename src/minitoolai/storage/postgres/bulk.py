@@ -2,7 +2,7 @@
 
 The writer's SQL is written for one row, with `?` placeholders. On PostgreSQL a batch does not run that SQL, but a form
 that takes one array per column: `INSERT … SELECT * FROM unnest(…)` or `UPDATE … FROM unnest(…)`. A row then costs an
-array element instead of a message, so a batch of 500 takes as long as one of five. storage/ledger.py lists the
+array element instead of a message, so a batch of 500 takes as long as one of five. storage/tables/ledger.py lists the
 statements that run this way.
 
 `bulk_statement` rewrites three shapes with regular expressions:

@@ -16,7 +16,7 @@ import psycopg
 from psycopg.pq.abc import PGresult
 
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, StoreError
-from minitoolai.storage.database import Database, OnServerTime, Row, SelectByIds
+from minitoolai.storage.database import Database, OnServerTime, PriceParts, Row, SelectByIds
 from minitoolai.storage.postgres.bulk import BulkStatement, array_oid, bulk_statement, can_pack, pack_array
 from minitoolai.storage.postgres.pipeline import Pipeline, Statement, StatementFailed, require_row_count
 from minitoolai.storage.postgres.session import ProcessRegistration, connect, display_address, translate_error
@@ -49,6 +49,12 @@ class PostgresConnection:
     """
 
     skip_locked = " FOR NO KEY UPDATE SKIP LOCKED"
+    price_parts = PriceParts(
+        "jsonb_array_elements(g.price_split::jsonb) AS p(value)",
+        "(p.value ->> 0)",
+        "(p.value ->> 1)::bigint",
+        "(p.value ->> 2)::bigint",
+    )
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self._url = url

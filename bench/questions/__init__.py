@@ -1,0 +1,1 @@
+"""Questions with answers that rules can judge, for the embedded models. See `python -m bench.questions --help`."""

@@ -1,0 +1,1 @@
+"""Payment providers behind one protocol: Stripe, EPay-style signed redirects, and installed packages."""

@@ -1,0 +1,1 @@
+"""Read what an engine streams, and repair or reject what is wrong in it."""

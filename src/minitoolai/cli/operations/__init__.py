@@ -1,0 +1,1 @@
+"""Commands for operators: archive, audit, backup, doctor, secrets."""

@@ -1,0 +1,1 @@
+"""The catalog: models, prices and engines that an operator offers."""

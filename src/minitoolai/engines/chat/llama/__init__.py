@@ -1,0 +1,1 @@
+"""The embedded chat engine, llama.cpp."""

@@ -1,0 +1,1 @@
+"""What the prompt of an image asks for."""

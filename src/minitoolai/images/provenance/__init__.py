@@ -1,0 +1,1 @@
+"""Mark images as made by a machine, and read such marks."""

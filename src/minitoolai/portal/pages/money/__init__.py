@@ -1,0 +1,1 @@
+"""Pages about money beside the balance: invoices, automatic top-ups and notices."""

@@ -1,0 +1,148 @@
+"""Plans for customers: buy one, change, cancel or resume it, and see the remaining credit and its windows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from minitoolai.accounts.rate_limits import Limit
+from minitoolai.billing import plans
+from minitoolai.billing.coupons import NoCoupon, redeem_coupon
+from minitoolai.billing.plans import Refused
+from minitoolai.core.clock import random_text
+from minitoolai.core.plans import PlanWindow
+from minitoolai.portal.i18n import N_
+from minitoolai.portal.request import PageRequest
+from minitoolai.portal.routing import Handler, form, page, too_many_requests
+from minitoolai.storage.database import Connection
+from minitoolai.storage.tables import purses
+from minitoolai.storage.tables.purses import Purse
+
+COUPON_LIMIT = Limit(10, 900.0)
+PERIODS = {"week": N_("a week"), "month": N_("a month"), "year": N_("a year")}
+WINDOWS = {"5h": N_("in five hours"), "week": N_("in a week"), "month": N_("in a month")}
+#: Purses that have ended and are shown.
+MAX_PAST = 12
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """The plan of a customer: its purse, and what may still be spent in each window."""
+
+    purse: Purse
+    room: dict[PlanWindow, int]
+
+
+def _read(connection: Connection, account_id: int, now_ms: int) -> tuple[list[Shown], list[Purse]]:
+    found = purses.open_purses(connection, account_id)
+    running = [purse for purse in found if purse.ends_ms > now_ms or purse.renewal != "none"]
+    past = [purse for purse in purses.purses_of(connection, account_id, MAX_PAST) if purse not in running]
+    return [Shown(purse, purses.window_room(connection, purse, now_ms)) for purse in running], past
+
+
+@page("/plans", access="user")
+async def show(page: PageRequest) -> Response:
+    """Show the plan of the customer, and the plans on offer."""
+    return await _render(page)
+
+
+async def _render(page: PageRequest, status: int = 200) -> Response:
+    now_ms = page.site.clock.now_ms()
+    running, past = await page.site.database.read_async(_read, page.member.account_id, now_ms)
+    offered = [plan for plan in page.site.reports.catalog.plans.values() if not plan.is_closed]
+    return page.render(
+        "plans/plans.html", status, running=running, past=past, offered=offered, periods=PERIODS, windows=WINDOWS,
+        now_ms=now_ms, once=random_text(20),
+    )  # fmt: skip
+
+
+@form("/plans/buy", access="user")
+async def buy(page: PageRequest) -> Response:
+    """Buy a plan from the balance, or change to it. The same form sent twice buys once."""
+    account_id, site, once = page.member.account_id, page.site, page.form["once"]
+    name, price, coupon = page.form["plan"], page.form["price"], page.form["coupon"]
+    if not once or not (price.isascii() and price.isdigit() and len(price) < 19):
+        page.form.add_error("", page.gettext("Reload the page and try again."))
+        return await _render(page, 422)
+    if coupon and (wait_s := site.throttle.wait_s(f"coupon {account_id}", COUPON_LIMIT)):
+        return too_many_requests(page, wait_s)
+
+    def change(connection: Connection) -> Purse | Refused:
+        return plans.buy(
+            connection, site.clock, account_id, site.reports.catalog.plans.get(name), expected_price=int(price),
+            reference=f"plan:{account_id}:{once[:40]}", replace=page.form["change"] == "1", coupon=coupon or None,
+        )  # fmt: skip
+
+    done = await site.writer.run(change)
+    if isinstance(done, Refused):
+        page.form.add_error("coupon" if done.reason in COUPON_WORDS else "", _why(page, done))
+        return await _render(page, 422)
+    return page.redirect("/plans", flash=page.gettext("The plan has begun."))
+
+
+COUPON_WORDS: dict[NoCoupon, str] = {
+    "no_coupon": N_("There is no such coupon. Check the code for typos."),
+    "coupon_used": N_("You have used this coupon before."),
+    "coupon_spent": N_("This coupon has been used up."),
+    "coupon_expired": N_("This coupon has expired."),
+    "not_for_plans": N_("This coupon gives credit. Redeem it below."),
+    "only_for_plans": N_("This coupon lowers the price of a plan. Enter it when you buy one."),
+}
+
+
+def _why(page: PageRequest, refused: Refused) -> str:
+    _ = translate = page.gettext
+    money = page.formatter.money
+    words = next((text for reason, text in COUPON_WORDS.items() if reason == refused.reason), None)
+    if words is not None:
+        return translate(words)
+    if refused.reason == "poor":
+        message = _("The plan costs %(price)s, and your balance is %(balance)s. Top up first.")
+        return message % {"price": money(refused.price), "balance": money(refused.available)}
+    if refused.reason == "price_changed":
+        return _("The price of this plan has changed to %(price)s.") % {"price": money(refused.price)}
+    if refused.reason == "owned":
+        return _("You have a plan already. Change it instead.")
+    if refused.reason == "renewed":
+        return _("The next period of your plan has just been paid. Change the plan when it has begun.")
+    return _("This plan is not on offer any more.")
+
+
+@form("/plans/cancel", access="user")
+async def cancel(page: PageRequest) -> Response:
+    """Do not renew the plan. Its credit stays until its end."""
+    account_id, now_ms = page.member.account_id, page.site.clock.now_ms()
+    await page.site.writer.run(lambda connection: plans.cancel(connection, account_id, now_ms))
+    return page.redirect("/plans", flash=page.gettext("The plan will not be renewed."))
+
+
+@form("/plans/resume", access="user")
+async def resume(page: PageRequest) -> Response:
+    """Renew the plan again."""
+    account_id, now_ms = page.member.account_id, page.site.clock.now_ms()
+    await page.site.writer.run(lambda connection: plans.resume(connection, account_id, now_ms))
+    return page.redirect("/plans", flash=page.gettext("The plan will be renewed."))
+
+
+@form("/plans/coupon", access="user")
+async def coupon(page: PageRequest) -> Response:
+    """Redeem a coupon for credit."""
+    code, account_id, site = page.form["code"], page.member.account_id, page.site
+    if wait_s := site.throttle.wait_s(f"coupon {account_id}", COUPON_LIMIT):
+        return too_many_requests(page, wait_s)
+
+    def change(connection: Connection) -> Any:
+        return redeem_coupon(connection, site.clock, account_id, code)
+
+    amount = await site.writer.run(change)
+    if not isinstance(amount, int):
+        translate = page.gettext
+        page.form.add_error("code", translate(COUPON_WORDS[amount]))
+        return await _render(page, 422)
+    site.throttle.reset(f"coupon {account_id}")
+    message = page.gettext("%(amount)s added to your balance.")
+    return page.redirect("/balance", flash=message % {"amount": page.formatter.money(amount)})
+
+
+HANDLERS: list[Handler] = [show, buy, cancel, resume, coupon]

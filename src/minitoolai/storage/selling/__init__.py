@@ -1,0 +1,1 @@
+"""Rows of invoices, automatic top-ups and notices to customers."""

@@ -1,0 +1,1 @@
+"""Transcription: recordings in, text out."""
