@@ -63,6 +63,8 @@ BREAKERS = {
     "ck_purses_renewal_known": "UPDATE purses SET renewal = 'maybe'",
     "ck_purse_windows_used_not_negative": "UPDATE purse_windows SET used = -1",
     "ck_coupons_percent_or_amount": "UPDATE coupons SET amount = 5",
+    "ck_members_role_known": "UPDATE members SET role = 'king'",
+    "ck_invitations_role_known": "UPDATE invitations SET role = 'king'",
     "ck_coupons_percent_within_100": "UPDATE coupons SET percent = 101",
     "ck_coupons_amount_positive": "UPDATE coupons SET percent = NULL, amount = 0",
     "ck_coupons_used_within_uses": "UPDATE coupons SET used = 4",
@@ -83,6 +85,9 @@ BREAKERS = {
 #: One right row of each other table that has a CHECK.
 ROWS: dict[str, tuple[object, ...]] = {
     "mail_links (secret_hash, purpose, email, created_ms, expires_ms)": (b"s", "signup", "ann@example.com", 1, 2),
+    "invitations (secret_hash, account_id, email, role, invited_by, created_ms, expires_ms)": (
+        b"i", "A", "new@example.com", "viewer", "A", 1, 2,
+    ),
     "email_changes (account_id, email, new_hash, old_hash, expires_ms)": ("A", "new@example.com", b"n", b"o", 2),
     "key_spending (id, used, created_ms)": ("key000000001 2027-01-15", 5, 1),
     "outbox (id, generation_id, account_id, url, next_ms, created_ms)": (7, 2, "A", "https://example.com", 1, 1),

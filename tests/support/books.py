@@ -226,12 +226,13 @@ def hold(
     queue_limit: int | None = None,
     claim: str | None = None,
     budget: Budget | None = None,
+    team: Budget | None = None,
     now_ms: int = NOON_MS,
     key: str = "key000000001",
 ) -> PlaceHold:
     head = (hold_id, account, key, generation.kind, base, unit, units, least, lease_ms, now_ms)
     claimed = IdempotencyClaim(f"{account}/{claim}", b"the same") if claim else None
-    return PlaceHold(*head, generation, queue_limit, claimed, budget)
+    return PlaceHold(*head, generation, queue_limit, claimed, budget, team)
 
 
 def settle(hold_id: int, account: int, cost: int, outcome: Outcome = DONE, *, attempt: int | None = None) -> Settle:

@@ -277,10 +277,11 @@ class Model:
         payer, available, window, period = ask.account_id, self.posted[ask.account_id], None, None
         available -= self.held(ask.account_id)
         rooms = {}
-        if ask.budget is not None:
-            for name, limit in (("day", ask.budget.day), ("month", ask.budget.month), ("total", ask.budget.total)):
+        budgets = [budget for budget in (ask.budget, ask.team_budget) if budget is not None]
+        for budget in budgets:
+            for name, limit in (("day", budget.day), ("month", budget.month), ("total", budget.total)):
                 if limit is not None:
-                    rooms[name] = limit - self.spent(ask.budget.id, name, ask.now_ms)
+                    rooms[name, budget is ask.team_budget] = limit - self.spent(budget.id, name, ask.now_ms)
         plan = self._plan_of(ask.account_id, ask.now_ms)
         # A hold of nothing needs no credit.
         if plan is not None and ask.base + ask.units * ask.unit > 0:
@@ -304,7 +305,7 @@ class Model:
                 self.holds[ask.hold_id] = {
                     "account": ask.account_id, "payer": payer, "amount": amount, "units": units,
                     "state": "pending", "progress": 0,
-                    "budget": None if ask.budget is None else (ask.budget.id, ask.now_ms),
+                    "budgets": [(budget.id, ask.now_ms) for budget in budgets],
                     "settled": 0, "shortfall": 0, "lease": ask.lease_until_ms, "refunds": [], "key": ask.key_id,
                     "began": ask.now_ms, "kind": ask.kind,
                     "generation": (ask.generation.state, 0, None, None, 0),
@@ -316,7 +317,7 @@ class Model:
                 return Held(amount, units)
         needed = ask.base + ask.least_units * ask.unit
         if period is not None:
-            return OverBudget(period, needed, available)  # type: ignore[arg-type]
+            return OverBudget(period[0], needed, available, period[1])  # type: ignore[arg-type]
         return InsufficientFunds(needed, available, window)
 
     def spent(self, budget: str, period: str, now_ms: int) -> int:
@@ -324,9 +325,8 @@ class Model:
         return sum(
             h["amount"] if h["state"] == "pending" else h["settled"]
             for h in self.holds.values()
-            if h["budget"] is not None
-            and h["budget"][0] == budget
-            and (period != "day" or h["budget"][1] // DAY_MS == now_ms // DAY_MS)
+            for name, at_ms in h["budgets"]
+            if name == budget and (period != "day" or at_ms // DAY_MS == now_ms // DAY_MS)
         )
 
     def _is_free(self, claim: str, now_ms: int) -> bool:
@@ -448,9 +448,13 @@ class Customers:
         if draw.random() < 0.3:
             limits = (draw.choice((None, None, 100, 150, 400)) for _ in range(3))
             budget, now_ms = Budget(f"key-of-{account}", *limits), NOON_MS + draw.choice((0, 0, DAY_MS))
+        team = None
+        if draw.random() < 0.2:
+            # Members of one account share it; a member of another account spends it, too, so that batches mix both.
+            team = Budget("team-000000000001", *(draw.choice((None, None, 100, 150, 400)) for _ in range(3)))
         return hold(
             number, account, base, unit=unit, units=units, least=least, lease_ms=lease_ms, claim=claim, budget=budget,
-            now_ms=now_ms,
+            team=team, now_ms=now_ms,
         )  # fmt: skip
 
     def _settle(self) -> Settle:

@@ -138,7 +138,8 @@ class SideBySide:
         assert dict(rows("SELECT id, hold_id FROM idempotency_keys")) == {
             claim: hold_id for claim, (hold_id, _) in model.claims.items()
         }
-        used = {b: model.spent(b, "total", 0) for b in {h["budget"][0] for h in model.holds.values() if h["budget"]}}
+        counted = {name for h in model.holds.values() for name, _ in h["budgets"]}
+        used = {name: model.spent(name, "total", 0) for name in counted}
         assert dict(rows("SELECT id, used FROM key_spending WHERE id LIKE '%/total'")) == {
             f"{name}/total": nano for name, nano in used.items()
         }

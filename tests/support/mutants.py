@@ -52,21 +52,6 @@ EQUIVALENT = {
         "GtE",
     ): "a change is never zero",
     (
-        "_count_spending",
-        "if hold.budget_id is None or hold.budget_ms is None:",
-        "And",
-    ): "budget_id and budget_ms are set together",
-    (
-        "_count_spending",
-        "if hold.budget_id is None or hold.budget_ms is None:",
-        "without part 1",
-    ): "budget_id and budget_ms are set together",
-    (
-        "_count_spending",
-        "if hold.budget_id is None or hold.budget_ms is None:",
-        "without part 2",
-    ): "budget_id and budget_ms are set together",
-    (
         "_place_hold",
         "units = (available - operation.base) // operation.unit if operation.unit else -1",
         "1 becomes 2",

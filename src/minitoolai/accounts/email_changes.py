@@ -47,7 +47,7 @@ class EmailChanges:
         The caller gets the same result, so that it does not reveal which addresses have an account.
         """
         new, old, expires_ms = random_text(32), random_text(32), self._clock.now_ms() + LINK_MS
-        change = EmailChange(user.account_id, email, digest(new), digest(old), False, False, expires_ms)
+        change = EmailChange(user.user_id, email, digest(new), digest(old), False, False, expires_ms)
         await self._writer.run(lambda connection: users.replace_email_change(connection, change))
         self._people.send(compose_old("email_old", old))
         is_known = await self._database.read_async(accounts.find_email, email_forms(email)) is not None
@@ -55,7 +55,7 @@ class EmailChanges:
 
     async def pending(self, user: User) -> EmailChange | None:
         """Return the change of this user that is not confirmed yet, or None."""
-        return await self._database.read_async(users.email_change_of, user.account_id, self._clock.now_ms())
+        return await self._database.read_async(users.email_change_of, user.user_id, self._clock.now_ms())
 
     async def find(self, secret: str) -> LinkedChange | None:
         """Return the change of a valid link. Does not confirm it, because mail programs open links too."""

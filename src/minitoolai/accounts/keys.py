@@ -34,7 +34,7 @@ from minitoolai.core.models import UNRESTRICTED, Caller, KeyRow, KeyRules, Outco
 from minitoolai.core.signing import all_keys
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.tables import accounts
+from minitoolai.storage.tables import accounts, members
 from minitoolai.storage.writer import Writer
 
 KEY_PATTERN = re.compile(r"sk-mt-([0-9A-Za-z]{12})-([0-9A-Za-z]{32})-([0-9A-Za-z]{6})")
@@ -118,10 +118,12 @@ def make_key(
     rules: KeyRules = UNRESTRICTED,
     *,
     rotation_group: str | None = None,
+    member_id: int | None = None,
 ) -> NewKey:
     """Generate a key `sk-mt-<id12>-<secret32>-<crc6>`."""
     key_id, secret = random_text(12), random_text(32)
-    row = KeyRow(key_id, account_id, name, _hmac(secret, secret_key), clock.now_ms(), None, rules, rotation_group)
+    hashed, now_ms = _hmac(secret, secret_key), clock.now_ms()
+    row = KeyRow(key_id, account_id, name, hashed, now_ms, None, rules, rotation_group, member_id)
     return NewKey(row, f"sk-mt-{key_id}-{secret}-{_checksum(key_id, secret)}")
 
 
@@ -148,9 +150,14 @@ def is_active(key: KeyRow, now_ms: int) -> bool:
 
 
 def rotate_key(connection: Connection, old: KeyRow, grace_ms: int, secret_key: bytes, clock: Clock) -> NewKey:
-    """Return a new key with the same rules. Both share budgets and rate limits until the old key expires."""
-    now_ms = clock.now_ms()
-    new = make_key(old.account_id, old.name, secret_key, clock, old.rules, rotation_group=old.rotation_group or old.id)
+    """Return a new key of the same member with the same rules.
+
+    Both share budgets and rate limits until the old key expires.
+    """
+    now_ms, group = clock.now_ms(), old.rotation_group or old.id
+    new = make_key(
+        old.account_id, old.name, secret_key, clock, old.rules, rotation_group=group, member_id=old.member_id
+    )
     accounts.insert_key(connection, new.row)
     ends_ms = min(now_ms + grace_ms, old.rules.expires_ms or now_ms + grace_ms)
     accounts.update_key(connection, old.id, old.name, replace(old.rules, expires_ms=ends_ms))
@@ -173,10 +180,12 @@ def renew_page_key(connection: Connection, key: KeyRow, now_ms: int) -> None:
     accounts.insert_key(connection, key)
 
 
-def revoke_page_keys(connection: Connection, account_id: int, now_ms: int) -> None:
-    """Revoke all page keys of this account."""
-    for key in accounts.keys_of(connection, account_id, for_pages=True):
-        accounts.revoke_key(connection, key.id, now_ms)
+def revoke_page_keys(connection: Connection, user_id: int, now_ms: int) -> None:
+    """Revoke all page keys of this user, in all of their accounts."""
+    for joined in members.memberships_of(connection, user_id):
+        for key in accounts.keys_of(connection, joined.account_id, for_pages=True):
+            if key.member_id == user_id:
+                accounts.revoke_key(connection, key.id, now_ms)
 
 
 def require_account(connection: Connection, email: str) -> int:
@@ -266,6 +275,7 @@ class KeyVerifier:
             rules=rules,
             rotation_group=(row.rotation_group or row.id) if rules else "",
             price_group=owner.price_group,
+            team_budget=owner.team_budget,
         )
         if len(self._cache) >= MAX_CACHED_KEYS:
             self._cache.clear()

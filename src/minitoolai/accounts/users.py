@@ -20,10 +20,11 @@ from minitoolai.accounts.passwords import TRUSTED_S, Passwords
 from minitoolai.accounts.second_factors import Proof, SecondFactors
 from minitoolai.accounts.totp import new_recovery_codes, recovery_hash
 from minitoolai.core.clock import Clock, random_text
+from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import decode_image_job_request
 from minitoolai.core.models import Device, MailLink, SessionRow, User
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.tables import accounts, purses, second_factors, users
+from minitoolai.storage.tables import accounts, members, purses, second_factors, users
 from minitoolai.storage.tables.users import UNKNOWN_DEVICE
 from minitoolai.storage.writer import Writer
 
@@ -42,19 +43,34 @@ CHALLENGE_MS = 600 * MS
 Purpose = Literal[
     "signup", "known", "reset", "changed",
     "factor_on", "factor_off", "recovery_codes", "recovery_used",
-    "email_new", "email_old", "email_known", "email_changed",
+    "email_new", "email_old", "email_known", "email_changed", "invitation",
 ]  # fmt: skip
 Compose = Callable[[Purpose, str], Letter]
+#: Result of a deletion: done; requests are still running; the account has other members; or the user is the last owner
+#: of another account.
+Deletion = Literal["done", "busy", "has_members", "last_owner"]
 
 
 # ── erasure (GDPR): personal data is deleted, the ledger stays. Used by the portal and the command line. ───────────
 
 
 def erase_personal_data(connection: Connection, account_id: int, now_ms: int) -> bool:
-    """Erase the personal data of an account, inside the caller's transaction.
+    """Erase the personal data of an account and of the user who opened it, inside the caller's transaction.
 
-    Returns False without changes while the account has holds, so unfinished work.
+    An account that others own stays; only the user's sign-in is erased then. Returns False without changes while the
+    account has holds, so unfinished work. Raises InvalidRequest if other members would be left without an owner.
     """
+    for joined in members.memberships_of(connection, account_id):
+        if joined.account_id != account_id and members.owners_of(connection, joined.account_id) == [account_id]:
+            raise InvalidRequest(
+                f"This user is the last owner of account {joined.account_id}. Make another member its owner first."
+            )
+    owners = members.owners_of(connection, account_id)
+    if owners and account_id not in owners:
+        found = users.find_user_of(connection, account_id)
+        users.consume_links(connection, found[0].email if found else "")
+        users.forget_person(connection, account_id, f"account-{account_id}", now_ms)
+        return True
     owned = purses.open_purses(connection, account_id)
     if accounts.balance_of(connection, account_id).held or any(purse.held for purse in owned):
         return False
@@ -109,7 +125,8 @@ def _find_user(connection: Connection, email: str) -> tuple[User, str | None] | 
     return None if stored is None else users.find_user(connection, stored)
 
 
-def _insert_session(connection: Connection, secret: str, account_id: int, now_ms: int, device: Device) -> None:
+def insert_session(connection: Connection, secret: str, account_id: int, now_ms: int, device: Device) -> None:
+    """Insert a session of the user who opened this account."""
     users.insert_session(connection, digest(secret), account_id, now_ms, now_ms + SESSION_MS, device)
 
 
@@ -233,7 +250,7 @@ class Users:
             found = users.find_user_of(connection, challenge.account_id)
             if found is None or password_mark(found[1]) != challenge.password_mark or not proof.consume(connection):
                 return None
-            _insert_session(connection, secret, challenge.account_id, now_ms, device)
+            insert_session(connection, secret, challenge.account_id, now_ms, device)
             return found[0]
 
         user = await self._writer.run(change)
@@ -248,7 +265,7 @@ class Users:
             found = users.find_user(connection, email)
             if found is None:
                 return None
-            _insert_session(connection, secret, found[0].account_id, now_ms, device)
+            insert_session(connection, secret, found[0].account_id, now_ms, device)
             return found[0]
 
         user = await self._writer.run(change)
@@ -272,17 +289,17 @@ class Users:
 
     async def sessions(self, user: User) -> list[SessionRow]:
         """Return the live sessions of a user, the last used first."""
-        return await self._database.read_async(users.sessions_of, user.account_id, self._clock.now_ms(), IDLE_MS)
+        return await self._database.read_async(users.sessions_of, user.user_id, self._clock.now_ms(), IDLE_MS)
 
     async def end_session(self, user: User, secret_hash: bytes) -> bool:
         """End one session of this user. False if there is none."""
         return bool(
-            await self._writer.run(lambda connection: users.end_session_of(connection, user.account_id, secret_hash))
+            await self._writer.run(lambda connection: users.end_session_of(connection, user.user_id, secret_hash))
         )
 
     async def end_other_sessions(self, user: User, secret: str) -> None:
         """End all sessions of this user but the one with this secret."""
-        await self._writer.run(lambda connection: users.end_sessions(connection, user.account_id, but=digest(secret)))
+        await self._writer.run(lambda connection: users.end_sessions(connection, user.user_id, but=digest(secret)))
 
     # ── second factor ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -293,7 +310,7 @@ class Users:
 
         Returns None if the code does not belong to this secret, or if the user has a second factor already.
         """
-        factor = await self._factors.prepare(user.account_id, totp_secret, code)
+        factor = await self._factors.prepare(user.user_id, totp_secret, code)
         if factor is None:
             return None
         codes = new_recovery_codes()
@@ -301,8 +318,8 @@ class Users:
         def change(connection: Connection) -> bool:
             if not second_factors.insert(connection, factor):
                 return False
-            _store_recovery_codes(connection, user.account_id, codes)
-            users.end_sessions(connection, user.account_id, but=digest(session))
+            _store_recovery_codes(connection, user.user_id, codes)
+            users.end_sessions(connection, user.user_id, but=digest(session))
             return True
 
         if not await self._writer.run(change):
@@ -312,12 +329,10 @@ class Users:
 
     async def remove_second_factor(self, user: User, code: str, compose: Compose) -> bool:
         """Remove the second factor, if the code is valid, and notify by e-mail."""
-        proof = await self._factors.verify(user.account_id, code)
+        proof = await self._factors.verify(user.user_id, code)
 
         def change(connection: Connection) -> bool:
-            return (
-                proof is not None and proof.consume(connection) and second_factors.delete(connection, user.account_id)
-            )
+            return proof is not None and proof.consume(connection) and second_factors.delete(connection, user.user_id)
 
         if proof is None or not await self._writer.run(change):
             return False
@@ -326,12 +341,12 @@ class Users:
 
     async def renew_recovery_codes(self, user: User, code: str, compose: Compose) -> list[str] | None:
         """Replace the recovery codes, if the code is valid, and notify by e-mail. Return None if it is not."""
-        proof, codes = await self._factors.verify(user.account_id, code), new_recovery_codes()
+        proof, codes = await self._factors.verify(user.user_id, code), new_recovery_codes()
 
         def change(connection: Connection) -> bool:
             if proof is None or not proof.consume(connection):
                 return False
-            _store_recovery_codes(connection, user.account_id, codes)
+            _store_recovery_codes(connection, user.user_id, codes)
             return True
 
         if proof is None or not await self._writer.run(change):
@@ -343,7 +358,7 @@ class Users:
         """Return True if the code is valid, which consumes it, or if the user has no second factor."""
         if not user.has_second_factor:
             return True
-        proof: Proof | None = await self._factors.verify(user.account_id, code)
+        proof: Proof | None = await self._factors.verify(user.user_id, code)
         return proof is not None and bool(await self._writer.run(proof.consume))
 
     # ── passwords ─────────────────────────────────────────────────────────────────────────────────────────
@@ -383,7 +398,7 @@ class Users:
 
     async def verify_password(self, user: User, password: str) -> bool:
         """Return True if this is the user's password."""
-        kept = await self._database.read_async(users.password_hash_of, user.account_id)
+        kept = await self._database.read_async(users.password_hash_of, user.user_id)
         return await self._passwords.verify(kept, password)
 
     async def change_password(
@@ -393,22 +408,33 @@ class Users:
         hashed = await self._passwords.hash(password)
 
         def change(connection: Connection) -> None:
-            users.set_password(connection, user.account_id, hashed)
+            users.set_password(connection, user.user_id, hashed)
             users.consume_links(connection, user.email)
-            users.end_sessions(connection, user.account_id)
+            users.end_sessions(connection, user.user_id)
 
         await self._writer.run(change)
         self.send(compose("changed", ""))
         return await self._create_session(user.email, device)
 
-    async def delete_account(self, user: User) -> bool:
-        """Erase the user's personal data and revoke all keys; the ledger stays. False while work is in progress."""
-        now_ms = self._clock.now_ms()
+    async def delete_account(self, user: User) -> Deletion:
+        """Erase the user and the account that they opened, with its keys; the ledger stays."""
+        now_ms, user_id = self._clock.now_ms(), user.user_id
 
-        def change(connection: Connection) -> bool:
-            return erase_personal_data(connection, user.account_id, now_ms)
+        def change(connection: Connection) -> Deletion:
+            is_owner = members.role_of(connection, user_id, user_id) == "owner"
+            if is_owner and len(members.members_of(connection, user_id)) > 1:
+                return "has_members"
+            try:
+                return "done" if erase_personal_data(connection, user_id, now_ms) else "busy"
+            except InvalidRequest:
+                return "last_owner"
 
-        return bool(await self._writer.run(change))
+        result: Deletion = await self._writer.run(change)
+        return result
+
+    async def hash_password(self, password: str) -> str:
+        """Return the hash of a new password."""
+        return await self._passwords.hash(password)
 
     # ── background tasks ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from minitoolai.billing.archiver import Access, ArchiveProgress
 from minitoolai.core.errors import StoreError
+from minitoolai.core.models import split_budget_ids
 from minitoolai.core.threads import ARCHIVE
 from minitoolai.storage.archive import files, rows
 from minitoolai.storage.archive.files import ArchivedRow, Sums
@@ -76,8 +77,8 @@ class ArchiveCheck:
                 self._balances[row.transfer["credit"]] += row.transfer["amount"]
                 if row.transfer["debit"] != row.hold["account_id"]:
                     self._budgets[purse_budget(row.transfer["debit"])] += row.transfer["amount"]
-            if row.hold["budget_id"] is not None:
-                self._budgets[row.hold["budget_id"]] += row.hold["settled"]
+            for budget_id in split_budget_ids(row.hold["budget_id"]):
+                self._budgets[budget_id] += row.hold["settled"]
         return files.sums_of(found)
 
     async def _check_openings(self) -> None:

@@ -19,6 +19,7 @@ import msgspec
 
 from minitoolai.core.catalog.prices import APART, decode_parts, nano_of
 from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY
+from minitoolai.core.models import split_budget_ids
 from minitoolai.ledger.types import FIRST_CUSTOMER
 from minitoolai.storage.archive.rows import archived_days, openings, rows_left
 from minitoolai.storage.database import Connection, Row
@@ -116,8 +117,8 @@ class DayReader:
             )
             if row[_SPLIT] is not None:
                 self._add_split(key, row[_SPLIT])
-            if row[_BUDGET] is not None:
-                self.budgets[row[_BUDGET]] = self.budgets.get(row[_BUDGET], 0) + settled
+            for budget_id in split_budget_ids(row[_BUDGET]):
+                self.budgets[budget_id] = self.budgets.get(budget_id, 0) + settled
             if row[_DEBIT] is not None and row[_DEBIT] != row[1]:
                 purse = purse_budget(row[_DEBIT])
                 self.budgets[purse] = self.budgets.get(purse, 0) + settled

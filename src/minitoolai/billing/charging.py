@@ -244,6 +244,7 @@ class Charging:
             claim=claim,
             queue_limit=queue_limit,
             budget=caller.rules.budget(caller.rotation_group) if caller.rules is not None else None,
+            team_budget=caller.team_budget,
         )
         future = self._writer.submit(hold)
         assert future is not None
@@ -459,6 +460,14 @@ def _error_for(result: Result, kind: str) -> ServiceError:
 
 def _over_budget(over: OverBudget, kind: str) -> BudgetExceeded:
     when = {"day": "today (UTC)", "month": "this month (UTC)", "total": "in total"}[over.period]
+    if over.is_team:
+        return BudgetExceeded(
+            f"Member budget exceeded: this request needs at least ${short_dollars(over.needed)}, but the member to whom"
+            f" this key belongs may spend only ${short_dollars(max(0, over.left))} more {when}. Ask an owner or admin"
+            f" of the account to raise the budget{_CHEAPER.get(kind, '')}.",
+            needed=over.needed,
+            left=over.left,
+        )
     return BudgetExceeded(
         f"API key budget exceeded: this request needs at least ${short_dollars(over.needed)}, but this key may spend"
         f" only ${short_dollars(max(0, over.left))} more {when}. Raise the key's budget{_CHEAPER.get(kind, '')}.",

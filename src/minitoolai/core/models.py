@@ -12,18 +12,23 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from minitoolai.core.roles import Role
+
 # ── budgets ───────────────────────────────────────────────────────────────────────────────────────────────────────
 #
-# A budget limits what a key may spend per day, per month and in total. Spending is the sum of pending holds and of what
-# was captured, counted in the day and month in which the hold was placed. The ledger checks it (ledger/rules.py), so
-# that two requests cannot both spend the last nano-dollar.
+# A budget limits what a key, or all keys of a member, may spend per day, per month and in total. Spending is the sum of
+# pending holds and of what was captured, counted in the day and month in which the hold was placed. The ledger checks
+# it (ledger/rules.py), so that two requests cannot both spend the last nano-dollar.
 
 Period = Literal["day", "month", "total"]
 PERIODS: tuple[Period, ...] = ("day", "month", "total")
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """Budget of a key, in nano-dollars. None is no limit. All keys of a rotation group share its `id`."""
+    """Budget of a key or of members, in nano-dollars. None is no limit.
+
+    All keys of a rotation group share its `id`, and so do all members who are given the same budget.
+    """
 
     id: str
     day: int | None = None
@@ -33,6 +38,23 @@ class Budget(msgspec.Struct, frozen=True):
     def limit(self, period: Period) -> int | None:
         """Return the limit for a period."""
         return {"day": self.day, "month": self.month, "total": self.total}[period]
+
+
+#: IDs of budgets of members begin so, and all have this length. No ID of a key has a hyphen.
+TEAM_PREFIX = "team-"
+TEAM_ID_LENGTH = len(TEAM_PREFIX) + 12
+
+
+def join_budget_ids(team_id: str | None, key_id: str | None) -> str | None:
+    """Return what a hold stores for the budgets that count it: the members' and the key's, if there are any."""
+    return "+".join(part for part in (team_id, key_id) if part) or None
+
+
+def split_budget_ids(stored: str | None) -> tuple[str, ...]:
+    """Return the IDs of the budgets that count a hold."""
+    if stored is None:
+        return ()
+    return tuple(stored.split("+", 1)) if stored.startswith(TEAM_PREFIX) else (stored,)
 
 
 class Spending(msgspec.Struct):
@@ -128,6 +150,8 @@ class Caller(msgspec.Struct, frozen=True):
     rotation_group: str = ""
     #: The price group of the account, which may have left the catalog. None: the list prices.
     price_group: str | None = None
+    #: Budget of the member to whom the key belongs.
+    team_budget: Budget | None = None
 
 
 class EngineAttempt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -412,10 +436,15 @@ class KeyRow(msgspec.Struct, frozen=True):
     rules: KeyRules = UNRESTRICTED
     #: ID of the first key of its rotation group. The keys of a group share limits and budgets. None: the key itself.
     rotation_group: str | None = None
+    #: The member to whom the key belongs. None: the account's own, made by the command line.
+    member_id: int | None = None
 
 
 class User(msgspec.Struct, frozen=True):
-    """Portal user, with the current balance of the account."""
+    """Portal user, and the account in which the user works, with its current balance.
+
+    `account_id`, balance, suspension and price group are those of the account; the other fields are the user's own.
+    """
 
     account_id: int
     email: str
@@ -430,6 +459,16 @@ class User(msgspec.Struct, frozen=True):
     suspended_reason: str | None = None
     #: None: the list prices.
     price_group: str | None = None
+    #: The number of the user, which is that of the account opened at the sign-up. 0: the same as `account_id`.
+    person_id: int = 0
+    #: Role in the account. None: the user is no member of any account.
+    role: Role | None = "owner"
+    #: Name of the account: the address of the user who opened it.
+    account_name: str = ""
+
+    @property
+    def user_id(self) -> int:
+        return self.person_id or self.account_id
 
     @property
     def available(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from minitoolai.core.models import Outcome, Period, period_ids
+from minitoolai.core.models import Budget, Outcome, Period, period_ids, split_budget_ids
 from minitoolai.core.plans import PlanWindow
 from minitoolai.ledger.types import (
     FUNDING,
@@ -53,6 +53,8 @@ from minitoolai.ledger.types import (
     StillLeased,
     Superseded,
     UnknownAccountOrHold,
+    budgets_of,
+    stored_budgets,
 )
 
 
@@ -97,7 +99,7 @@ def _place_hold(state: LedgerState, operation: PlaceHold) -> Result:
         return DuplicateRequest()
     units = operation.units
     amount = operation.base + units * operation.unit
-    budget_left, period = _budget_left(state, operation)
+    budget_left, tightest = _budget_left(state, operation)
     wanted = amount if budget_left is None else min(amount, budget_left)
     # What is free needs no credit: an empty purse does not pay for it either.
     wallet = _choose_wallet(state, operation, account, wanted) if amount else _balance_of(account)
@@ -105,15 +107,15 @@ def _place_hold(state: LedgerState, operation: PlaceHold) -> Result:
     if budget_left is not None and budget_left < available:
         available = budget_left
     else:
-        period = None
+        tightest = None
     # A free request needs no money, even if its budget was lowered below the amount already spent.
     if amount > max(available, 0):
         # Grant as many units as the money buys. A price that does not depend on units cannot be reduced.
         units = (available - operation.base) // operation.unit if operation.unit else -1
         if units < operation.least_units:
             needed = operation.base + operation.least_units * operation.unit
-            if period is not None:
-                return OverBudget(period, needed, available)
+            if tightest is not None:
+                return OverBudget(tightest[0], needed, available, tightest[1] is operation.team_budget)
             return InsufficientFunds(needed, available, wallet.window)
         amount = operation.base + units * operation.unit
     if operation.queue_limit is not None and (full := _join_queue(state, operation, operation.queue_limit)) is not None:
@@ -128,8 +130,8 @@ def _place_hold(state: LedgerState, operation: PlaceHold) -> Result:
     hold.purse_id = wallet.purse_id
     state.holds[operation.hold_id] = hold
     _count_in_windows(state, hold, operation.now_ms, amount)
-    if operation.budget is not None:
-        hold.budget_id, hold.budget_ms = operation.budget.id, operation.now_ms
+    if budgets_of(operation):
+        hold.budget_id, hold.budget_ms = stored_budgets(operation), operation.now_ms
         _count_spending(state, hold, amount)
     state.new_holds.append((operation, amount))
     if operation.claim is not None:
@@ -190,30 +192,30 @@ def _count_in_windows(state: LedgerState, hold: HoldState, placed_ms: int, chang
             spending.dirty = True
 
 
-def _budget_left(state: LedgerState, operation: PlaceHold) -> tuple[int | None, Period | None]:
-    """Return what the budget of the key leaves to spend, and in which period. None if there is no limit."""
+def _budget_left(state: LedgerState, operation: PlaceHold) -> tuple[int | None, tuple[Period, Budget] | None]:
+    """Return what the budgets leave to spend, and which of them leaves least, in which period. None: no limit."""
     left: int | None = None
-    tightest: Period | None = None
-    if operation.budget is not None:
-        for period, name in period_ids(operation.budget.id, operation.now_ms).items():
-            limit = operation.budget.limit(period)
+    tightest: tuple[Period, Budget] | None = None
+    for budget in budgets_of(operation):
+        for period, name in period_ids(budget.id, operation.now_ms).items():
+            limit = budget.limit(period)
             if limit is None:
                 continue
             room = limit - state.spending[name].used
             if left is None or room < left:
-                left, tightest = room, period
+                left, tightest = room, (period, budget)
     return left, tightest
 
 
 def _count_spending(state: LedgerState, hold: HoldState, change: int) -> None:
-    """Add to the spending of the hold's budget in each of its periods. Periods already deleted are skipped."""
-    if hold.budget_id is None or hold.budget_ms is None:
-        return
-    for name in period_ids(hold.budget_id, hold.budget_ms).values():
-        spending = state.spending.get(name)
-        if spending is not None:
-            spending.used += change
-            spending.dirty = True
+    """Add to the spending of the hold's budgets in each of their periods. Periods already deleted are skipped."""
+    for budget_id in split_budget_ids(hold.budget_id):
+        assert hold.budget_ms is not None, "set together with budget_id"
+        for name in period_ids(budget_id, hold.budget_ms).values():
+            spending = state.spending.get(name)
+            if spending is not None:
+                spending.used += change
+                spending.dirty = True
 
 
 def _claim_is_free(state: LedgerState, claim_id: str, now_ms: int) -> bool:

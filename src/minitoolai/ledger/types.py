@@ -18,6 +18,7 @@ from minitoolai.core.models import (
     Period,
     ServingModel,
     Spending,
+    join_budget_ids,
 )
 from minitoolai.core.plans import PlanWindow, Windows, window_at, window_begin, window_id
 
@@ -61,8 +62,22 @@ class PlaceHold(msgspec.Struct, frozen=True):
     queue_limit: int | None = None
     #: Written in the same commit, so that a second request with the same Idempotency-Key places no second hold.
     claim: IdempotencyClaim | None = None
-    #: Budget of the key, checked together with the balance.
+    #: Budgets of the key and of the member to whom it belongs, checked together with the balance.
     budget: Budget | None = None
+    team_budget: Budget | None = None
+
+
+def budgets_of(hold: PlaceHold) -> list[Budget]:
+    """Return the budgets that a new hold counts against."""
+    if hold.budget is None and hold.team_budget is None:
+        return []
+    return [budget for budget in (hold.budget, hold.team_budget) if budget is not None]
+
+
+def stored_budgets(hold: PlaceHold) -> str | None:
+    """Return what the row of a new hold stores for its budgets."""
+    team, key = hold.team_budget, hold.budget
+    return join_budget_ids(team.id if team else None, key.id if key else None)
 
 
 class Settle(msgspec.Struct, frozen=True):
@@ -238,11 +253,15 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 class OverBudget(msgspec.Struct, frozen=True):
-    """The budget of the key for this period has only `left` of the `needed` amount. Nothing changed."""
+    """The budget of the key for this period has only `left` of the `needed` amount. Nothing changed.
+
+    `is_team`: it is the budget of the member to whom the key belongs.
+    """
 
     period: Period
     needed: int
     left: int
+    is_team: bool = False
 
 
 class DuplicateRequest(msgspec.Struct, frozen=True):
@@ -417,7 +436,7 @@ class HoldState(msgspec.Struct):
     shortfall: int = 0
     lease_until_ms: int | None = None
     kind: str = "chat"
-    #: The budget that the hold counts against, and the time that determines its day and month.
+    #: The budgets that the hold counts against (`join_budget_ids`), and the time that determines day and month.
     budget_id: str | None = None
     budget_ms: int | None = None
     #: The purse that pays instead of the account.

@@ -94,6 +94,12 @@ TEXTS: dict[Purpose, Text] = {
         "/signin",
         N_("If this was not you, ignore this email."),
     ),
+    "invitation": Text(
+        N_("You are invited to join an account"),
+        N_("%(email)s invites you to join their account. Open this link to accept. It is valid for seven days:"),
+        "/invitation?link={secret}",
+        N_("If you do not know the sender, ignore this email. Nothing happens without your consent."),
+    ),
     "email_changed": Text(
         N_("Your e-mail address was changed"),
         N_("The e-mail address of your account is now %(email)s. If you did not make this change, contact the "

@@ -20,15 +20,19 @@ from starlette.responses import Response
 
 from minitoolai.accounts.addresses import email_forms
 from minitoolai.accounts.devices import describe_device
+from minitoolai.accounts.teams import Actor, log_member_action
 from minitoolai.accounts.users import CHALLENGE_MS, SESSION_MS, Challenge, Visitor
 from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.clock import random_text
 from minitoolai.core.models import Device, User
+from minitoolai.core.roles import Action, may
 from minitoolai.http.exports import CSV, Parts, export_response, with_byte_order_mark
 from minitoolai.portal.forms import YEAR_S, FormData, is_loopback, read_cookies
 from minitoolai.portal.i18n import LANGUAGES, formatter, translations
 from minitoolai.portal.markdown import page_to_markdown
+from minitoolai.portal.role_names import ROLE_NAMES
 from minitoolai.portal.site import NavigationEntry, Site
+from minitoolai.storage.database import Connection
 from minitoolai.storage.tables.reports import find_customer
 
 T = TypeVar("T")
@@ -121,6 +125,23 @@ class PageRequest:
         assert self.user is not None, "the page says access='user'"
         return self.user
 
+    def may(self, action: Action) -> bool:
+        """Return True if the role of the signed-in user allows this in the account where they work."""
+        return self.user is not None and may(self.user.role, action)
+
+    @property
+    def actor(self) -> Actor:
+        """The signed-in user and their address, for the team's log."""
+        return Actor(self.member, self.client_ip)
+
+    def log_action(self, connection: Connection, action: str, subject: str | None = None, note: str = "") -> None:
+        """Append to the team's log, in the transaction of the action."""
+        log_member_action(connection, self.site.clock, self.actor, action, subject, note)
+
+    async def record_action(self, action: str, note: str = "") -> None:
+        """Append to the team's log what a service has just done in a transaction of its own."""
+        await self.site.writer.run(lambda connection: self.log_action(connection, action, note=note))
+
     @property
     def price_group(self) -> str | None:
         """The price group of the signed-in user. None: the list prices."""
@@ -146,7 +167,7 @@ class PageRequest:
     def sign_in(self, visitor: Visitor) -> None:
         """Keep a new session in the browser. Replace the browser ID too, against session fixation."""
         self.user, self.session_secret = visitor.user, visitor.secret
-        discard_draft_of_others(self, visitor.user.account_id)
+        discard_draft_of_others(self, visitor.user.user_id)
         self.set_cookie("session", visitor.secret, max_age_s=SESSION_MS // 1000)
         self._renew_browser_id()
         self._remember_device(visitor.user.email)
@@ -381,6 +402,8 @@ class PageRequest:
             "user": self.user,
             "form": self.form,
             "csrf": self.csrf,
+            "may": self.may,
+            "role_names": ROLE_NAMES,
             "url": self.url,
             "theme": self.theme if self.theme in ("light", "dark") else "",
             "flash": self._flash(),
@@ -397,6 +420,8 @@ class PageRequest:
     def _is_shown(self, entry: NavigationEntry) -> bool:
         if self.user is None:
             return entry.access == "public"
+        if entry.access == "user":
+            return entry.action is None or self.may(entry.action)
         return entry.access != "admin" or self.user.is_admin
 
     def _flash(self) -> object:
@@ -480,9 +505,9 @@ OWNER_FIELD = "whose"
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """The fields typed by one account into one form (a path after the language), and when they expire."""
+    """The fields typed by one user into one form (a path after the language), and when they expire."""
 
-    account_id: int
+    user_id: int
     path: str
     fields: dict[str, list[str]]
     until_ms: int
@@ -490,15 +515,15 @@ class Draft(msgspec.Struct, frozen=True):
 
 def owner_mark(page: PageRequest) -> str:
     """Return the value of the hidden field that names the owner of a form."""
-    return page.site.signer.pack("form owner", [page.member.account_id, page.browser_id])
+    return page.site.signer.pack("form owner", [page.member.user_id, page.browser_id])
 
 
 def _owner(page: PageRequest) -> int | None:
     signed = page.site.signer.unpack("form owner", page.form[OWNER_FIELD])
     if signed is None:
         return None
-    account_id, browser_id = msgspec.convert(signed, tuple[int, str])
-    return account_id if browser_id == page.browser_id else None
+    user_id, browser_id = msgspec.convert(signed, tuple[int, str])
+    return user_id if browser_id == page.browser_id else None
 
 
 def save_draft(page: PageRequest, names: Iterable[str]) -> None:
@@ -521,7 +546,7 @@ def restore_draft(page: PageRequest, *paths: str) -> None:
     if draft is None or draft.path not in paths or page.request.method != "GET":
         return
     discard_draft(page)
-    if draft.account_id != page.member.account_id:
+    if draft.user_id != page.member.user_id:
         return
     for name, typed in draft.fields.items():
         page.form.values[name] = typed[0] if typed else ""
@@ -531,10 +556,10 @@ def restore_draft(page: PageRequest, *paths: str) -> None:
     page.notice = ["good", message]
 
 
-def discard_draft_of_others(page: PageRequest, account_id: int) -> None:
-    """Discard the draft at a sign-in, unless it belongs to this account."""
+def discard_draft_of_others(page: PageRequest, user_id: int) -> None:
+    """Discard the draft at a sign-in, unless it belongs to this user."""
     draft = _load_draft(page)
-    if draft is None or draft.account_id != account_id:
+    if draft is None or draft.user_id != user_id:
         discard_draft(page)
 
 

@@ -33,6 +33,7 @@ from minitoolai.portal.pages import (
     security,
     selling,
     shop,
+    team,
     topup,
     transcribe,
     usage,
@@ -49,7 +50,7 @@ from minitoolai.portal.site import Site
 
 #: The modules with pages; each has a list HANDLERS.
 MODULES = (
-    home, auth, account, security, email, keys, usage, playground, transcribe, topup, plans, invoices, auto_topup,
+    home, auth, team, account, security, email, keys, usage, playground, transcribe, topup, plans, invoices, auto_topup,
     notices, docs, reference, search, llms, check, shop, admin, corrections, selling, admin_account, dashboard, engines,
     request_log, admin_search, view,
 )  # fmt: skip

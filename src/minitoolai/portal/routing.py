@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote
 
 import msgspec
@@ -28,10 +28,12 @@ from minitoolai.core.errors import (
     ServiceError,
     StoreError,
 )
+from minitoolai.core.roles import Action
 from minitoolai.http.routing import Endpoint, MethodRoute, read_body
 from minitoolai.portal.forms import MAX_FORM_BYTES, parse_form
 from minitoolai.portal.i18n import DEFAULT, LANGUAGES
 from minitoolai.portal.request import PageRequest, save_draft
+from minitoolai.portal.role_names import ROLE_NAMES
 from minitoolai.portal.site import Access
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,8 @@ CHANGING: Final = ("POST", "PUT", "PATCH", "DELETE")
 WRITING_PAGES: Final = frozenset({"/topup/done", "/topup/auto/done"})
 #: The page that sets up a second factor: all that an admin without a required one can reach.
 SECOND_FACTOR_PATH: Final = "/account/second-factor"
+#: The form that switches to another account of the user.
+SWITCH_PATH: Final = "/team/switch"
 #: Pages that the user of a suspended account may still read: usage, charges and payments.
 OPEN_WHEN_SUSPENDED: Final = frozenset(
     ("/usage", "/usage/usage.csv", "/usage/requests", "/balance", "/balance/statement.csv")
@@ -69,6 +73,8 @@ class PageHandler(msgspec.Struct, frozen=True):
     function: Function
     is_form: bool = False
     draft_fields: Sequence[str] = ()
+    #: What the member's role must allow on a page for users. "self": it concerns the user alone.
+    action: Action | Literal["self"] = "self"
 
     async def __call__(self, request: Request) -> Response:
         """Check and run the function. Turn every error into a page."""
@@ -106,35 +112,44 @@ class PageHandler(msgspec.Struct, frozen=True):
             return not_found(page)
         if is_view:
             page.show_as_customer()
+        if self.access == "user" and self.action != "self" and not page.may(self.action):
+            return forbidden(page)
         if self.access != "public" and page.member.suspended_ms is not None and not self._is_open_when_suspended:
             return page.render("frame/suspended.html", 403)
         return await self.function(page)
 
     @property
     def _is_open_when_suspended(self) -> bool:
-        return self.path in OPEN_WHEN_SUSPENDED and not self.is_form
+        return self.path in (SWITCH_PATH, "/team/accounts") or (self.path in OPEN_WHEN_SUSPENDED and not self.is_form)
 
 
 #: What the list HANDLERS of a page module holds.
 Handler = PageHandler | MethodRoute
 
 
-def page(path: str, *, access: Access = "public") -> Callable[[Function], PageHandler]:
+def page(
+    path: str, *, access: Access = "public", action: Action | Literal["self"] = "self"
+) -> Callable[[Function], PageHandler]:
     """Handle GET `/{lang}{path}`.
 
-    A page for users redirects a visitor to the sign-in and back. A page for admins is a 404 for other users.
+    A page for users redirects a visitor to the sign-in and back, and says so if the member's role does not allow the
+    `action`. A page for admins is a 404 for other users.
     """
-    return lambda function: PageHandler(path, READING, access, function)
+    return lambda function: PageHandler(path, READING, access, function, action=action)
 
 
 def form(
-    path: str, *, access: Access = "public", draft_fields: Sequence[str] = ()
+    path: str,
+    *,
+    access: Access = "public",
+    draft_fields: Sequence[str] = (),
+    action: Action | Literal["self"] = "self",
 ) -> Callable[[Function], PageHandler]:
     """Handle POST `/{lang}{path}` of a form: read `page.form` and check its CSRF token, then run the function.
 
     `draft_fields`: what to restore with `restore_draft` if the session had ended when the form was sent.
     """
-    return lambda function: PageHandler(path, ("POST",), access, function, True, draft_fields)
+    return lambda function: PageHandler(path, ("POST",), access, function, True, draft_fields, action)
 
 
 def any_method(path: str) -> Callable[[Function], PageHandler]:
@@ -221,6 +236,19 @@ def _read_only(page: PageRequest) -> Response:
     return page.error_page(
         403, _("This view is read-only"), _("You are viewing the site as a customer. You cannot change anything here.")
     )
+
+
+def forbidden(page: PageRequest) -> Response:
+    """403: the role of the member does not allow this."""
+    _ = page.gettext
+    if page.member.role is None:
+        return page.error_page(
+            403,
+            _("You do not belong to any account"),
+            _("You left your last account or were removed from it. Ask its owner for an invitation."),
+        )
+    message = _("Your role in this account is “%(role)s”, which does not include this. Ask an owner or admin.")
+    return page.error_page(403, _("Not part of your role"), message % {"role": _(ROLE_NAMES[page.member.role])})
 
 
 def not_found(page: PageRequest) -> Response:

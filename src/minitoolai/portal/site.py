@@ -20,6 +20,7 @@ from minitoolai.accounts.mail import Mailer, build_mailer
 from minitoolai.accounts.passwords import Passwords
 from minitoolai.accounts.rate_limits import Failures, Throttle
 from minitoolai.accounts.second_factors import SecondFactors
+from minitoolai.accounts.teams import Teams
 from minitoolai.accounts.users import Users
 from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
@@ -35,6 +36,7 @@ from minitoolai.core.catalog.catalog import Model
 from minitoolai.core.catalog.shop import DARK, Logo, Shop, mix
 from minitoolai.core.clock import Clock
 from minitoolai.core.marks import MarkCodec
+from minitoolai.core.roles import Action
 from minitoolai.core.signing import SecretKeys
 from minitoolai.http.failure_limits import FailureLimits
 from minitoolai.httpclient.client import HttpClient
@@ -62,14 +64,16 @@ class NavigationEntry(msgspec.Struct, frozen=True):
     path: str
     name: str
     access: Access = "public"
+    #: What the role of the member must allow.
+    action: Action | None = None
 
 
 NAVIGATION = (
-    NavigationEntry("/keys", N_("Keys"), "user"),
-    NavigationEntry("/studio", N_("Studio"), "user"),
-    NavigationEntry("/usage", N_("Usage"), "user"),
-    NavigationEntry("/balance", N_("Balance"), "user"),
-    NavigationEntry("/topup", N_("Top up"), "user"),
+    NavigationEntry("/keys", N_("Keys"), "user", "read"),
+    NavigationEntry("/studio", N_("Studio"), "user", "use"),
+    NavigationEntry("/usage", N_("Usage"), "user", "read"),
+    NavigationEntry("/balance", N_("Balance"), "user", "read"),
+    NavigationEntry("/topup", N_("Top up"), "user", "pay"),
     NavigationEntry("/admin", N_("Admin"), "admin"),
     NavigationEntry("/docs", N_("Guide")),
     NavigationEntry("/reference", N_("Reference")),
@@ -242,6 +246,10 @@ class Site:
     @cached_property
     def email_changes(self) -> EmailChanges:
         return EmailChanges(self.database, self.writer, self.clock, self.users)
+
+    @cached_property
+    def teams(self) -> Teams:
+        return Teams(self.database, self.writer, self.clock, self.users)
 
     @cached_property
     def signer(self) -> CookieSigner:

@@ -97,6 +97,71 @@ sessions = Table(
     Column("address", Text),
     Column("browser", Text),
     Column("system", Text),
+    # `account_id` is the user's number. This is the account in which the user works; NULL: the one with that number.
+    Column("working_id", Int64, ForeignKey("accounts.id")),
+    sqlite_strict=True,
+)
+
+#: Members of accounts. `user_id` is the number of the account that the user opened at the sign-up: it never changes,
+#: also for users who have left that account.
+members = Table(
+    "members",
+    metadata,
+    Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("user_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("role", Text, nullable=False),
+    Column("created_ms", Int64, nullable=False),
+    Column("budget_id", Text, ForeignKey("team_budgets.id")),
+    _one_of("role", "owner", "admin", "developer", "billing", "viewer"),
+    Index("ix_members_user_id", "user_id"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+#: Budgets of members, in nano-dollars. Members with the same budget share it. What is spent is in `key_spending`.
+team_budgets = Table(
+    "team_budgets",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("daily", Int64),
+    Column("monthly", Int64),
+    Column("total", Int64),
+    Column("created_ms", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+#: Invitations that were not accepted yet. Only the hash of the link's secret is stored.
+invitations = Table(
+    "invitations",
+    metadata,
+    Column("secret_hash", LargeBinary, primary_key=True),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("email", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("invited_by", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("created_ms", Int64, nullable=False),
+    Column("expires_ms", Int64, nullable=False, index=True),
+    _one_of("role", "owner", "admin", "developer", "billing", "viewer"),
+    Index("ix_invitations_account_id", "account_id", "email"),
+    sqlite_strict=True,
+)
+
+#: What members did to the team, written in the same commit. Rows are never changed.
+member_actions = Table(
+    "member_actions",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("user_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("action", Text, nullable=False),
+    # The member, key, budget or address that it was done to, and a role or name.
+    Column("subject", Text),
+    Column("note", Text),
+    Column("source", Text),
+    Column("created_ms", Int64, nullable=False),
+    Index("ix_member_actions_account", "account_id", "id"),
     sqlite_strict=True,
 )
 
@@ -164,6 +229,8 @@ api_keys = Table(
     # `rules`: KeyRules as JSON (core/models.py). `family`: the rotation group, which shares limits and budgets.
     Column("rules", Text),
     Column("family", Text),
+    # The member to whom it belongs. NULL: made by the command line, for the account.
+    Column("member_id", Int64, ForeignKey("accounts.id")),
     sqlite_strict=True,
 )
 
@@ -189,7 +256,7 @@ holds = Table(
     Column("settled", Int64, nullable=False, server_default="0"),
     Column("shortfall", Int64, nullable=False, server_default="0"),
     Column("lease_until_ms", Int64),
-    # For a key with a budget: the budget, and the time that determines its day and month.
+    # The budgets that count it (core/models.py::join_budget_ids), and the time that determines their day and month.
     Column("budget_id", Text),
     Column("budget_ms", Int64),
     # The purse that pays instead of the account. No foreign key: the audit compares it with the purse's owner.

@@ -22,7 +22,7 @@ from minitoolai.storage.tables.payments import payments_owing
 from minitoolai.storage.tables.reports import StatementPlace
 
 
-@page("/account", access="user")
+@page("/account", access="user", action="self")
 async def account_page(page: PageRequest) -> Response:
     """Show the account with its forms."""
     return await render_account(page)
@@ -46,7 +46,7 @@ def device_name(page: PageRequest, device: Device) -> str:
     return device.browser or device.system or page.gettext("Unknown browser")
 
 
-@form("/account/password", access="user")
+@form("/account/password", access="user", action="self")
 async def change_password(page: PageRequest) -> Response:
     """Set a new password, if the old one is right."""
     old, new = page.form.pop_password("password_old"), page.form.pop_password("password")
@@ -64,7 +64,15 @@ async def change_password(page: PageRequest) -> Response:
     return page.redirect("/account", flash=page.gettext("Your new password is set; other browsers are signed out."))
 
 
-@form("/account/leave", access="user")
+#: Why an account cannot be deleted now.
+UNDELETED = {
+    "busy": N_("Requests of this account are still running. Try again in a minute."),
+    "has_members": N_("Your account has other members. Remove them, or make one of them the owner, then try again."),
+    "last_owner": N_("You are the last owner of another account. Make another member its owner, then try again."),
+}
+
+
+@form("/account/leave", access="user", action="self")
 async def leave(page: PageRequest) -> Response:
     """Delete the user, if the password is right."""
     password = page.form.pop_password("password_leave")
@@ -73,9 +81,9 @@ async def leave(page: PageRequest) -> Response:
     if not await page.site.users.verify_password(page.member, password):
         page.form.add_error("password_leave", page.gettext("Wrong password."))
         return await render_account(page, 422)
-    if not await page.site.users.delete_account(page.member):
-        message = page.gettext("Requests of this account are still running. Try again in a minute.")
-        return page.redirect("/account", flash=message, kind="bad")
+    result = await page.site.users.delete_account(page.member)
+    if result != "done":
+        return page.redirect("/account", flash=page.gettext(UNDELETED[result]), kind="bad")
     page.sign_out()
     return page.redirect("/", flash=page.gettext("Your account is deleted. Goodbye!"))
 
@@ -83,13 +91,13 @@ async def leave(page: PageRequest) -> Response:
 def wait_to_prove_s(page: PageRequest) -> int:
     """Return the seconds to wait before another try of the password or of a code, and count the try."""
     # By the account alone: a session is needed, so no other client can use this up.
-    return page.site.throttle.wait_s(f"password {page.member.account_id}", GUESSES)
+    return page.site.throttle.wait_s(f"password {page.member.user_id}", GUESSES)
 
 
 # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@form("/account/sessions/end", access="user")
+@form("/account/sessions/end", access="user", action="self")
 async def end_session(page: PageRequest) -> Response:
     """End one session of this account."""
     try:
@@ -105,7 +113,7 @@ async def end_session(page: PageRequest) -> Response:
     return page.redirect("/account", flash=page.gettext("That browser is signed out."))
 
 
-@form("/account/sessions/end-others", access="user")
+@form("/account/sessions/end-others", access="user", action="self")
 async def end_other_sessions(page: PageRequest) -> Response:
     """End all sessions of this account but the present one."""
     await page.site.users.end_other_sessions(page.member, page.session_secret)
@@ -138,7 +146,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-@page("/balance", access="user")
+@page("/balance", access="user", action="read")
 async def balance(page: PageRequest) -> Response:
     """Show the balance and a page of the statement (keyset pagination: rows below a number, before a time)."""
     below, before_ms = page.query_number("below"), page.query_number("until")
@@ -158,7 +166,7 @@ async def balance(page: PageRequest) -> Response:
     )  # fmt: skip
 
 
-@page("/balance/statement.csv", access="user")
+@page("/balance/statement.csv", access="user", action="read")
 async def statement(page: PageRequest) -> Response:
     """Download the whole statement as CSV."""
     return await page.export(_statement_csv(page), "text/csv", "statement.csv")

@@ -97,7 +97,7 @@ async def account(page: PageRequest) -> Response:
 @form("/admin/accounts/{number}/grant", access="admin", draft_fields=("amount", "note"))
 async def grant(page: PageRequest) -> Response:
     """Give credit. The same form sent twice gives it once: `once` is the idempotency key."""
-    account_id, admin_id, clock = account_number(page), page.member.account_id, page.site.clock
+    account_id, admin_id, clock = account_number(page), page.member.user_id, page.site.clock
     source = page.client_ip
     note, once, amount = _note(page), page.form["once"], read_amount(page, "amount") or 0
     if not amount:
@@ -129,7 +129,7 @@ async def grant(page: PageRequest) -> Response:
 @form("/admin/accounts/{number}/revoke", access="admin")
 async def revoke(page: PageRequest) -> Response:
     """Revoke every key of the account. They stop working within a second."""
-    account_id, admin_id, clock = account_number(page), page.member.account_id, page.site.clock
+    account_id, admin_id, clock = account_number(page), page.member.user_id, page.site.clock
     source = page.client_ip
     note = _note(page)
     if not page.form.is_valid:
@@ -189,7 +189,7 @@ async def reload_catalog(page: PageRequest) -> Response:
     except (CatalogError, SettingsError):
         # The page shows the mistake.
         return _render_catalog(page, 422)
-    admin_id, clock, source = page.member.account_id, page.site.clock, page.client_ip
+    admin_id, clock, source = page.member.user_id, page.site.clock, page.client_ip
     log.info("catalog read again by an admin: %s", summary)
     await page.site.writer.run(lambda c: log_catalog_reload(c, clock, admin_id, summary, source=source))
     if reload.is_supervised:

@@ -166,8 +166,8 @@ async def signout(page: PageRequest) -> Response:
     if page.session_secret:
         await page.site.users.sign_out(page.session_secret)
     if page.user is not None:
-        now_ms, account_id = page.site.clock.now_ms(), page.user.account_id
-        await page.site.writer.run(lambda connection: revoke_page_keys(connection, account_id, now_ms))
+        now_ms, user_id = page.site.clock.now_ms(), page.user.user_id
+        await page.site.writer.run(lambda connection: revoke_page_keys(connection, user_id, now_ms))
     page.sign_out()
     return page.redirect("/", flash=page.gettext("You are signed out."))
 

@@ -132,7 +132,7 @@ async def _facts(
     """Return what will happen, as names and values, or record why it cannot."""
     _, money = page.gettext, page.formatter.money
     if kind == "suspend":
-        if user.account_id == page.member.account_id:
+        if user.account_id == page.member.user_id:
             page.form.add_error("", _("You cannot suspend your own account."))
         jobs = await page.report(accounts.unfinished_jobs_of, user.account_id)
         return [
@@ -178,7 +178,7 @@ async def _refund_facts(
 
 
 async def _apply(page: PageRequest, user: User, kind: str, amount: int | None, generation_id: int | None) -> Response:
-    clock, admin_id, account_id = page.site.clock, page.member.account_id, user.account_id
+    clock, admin_id, account_id = page.site.clock, page.member.user_id, user.account_id
     source = page.client_ip
     note, once, money = page.form["note"], page.form["once"][:40], page.formatter.money
 
@@ -268,7 +268,7 @@ async def cancel_page(page: PageRequest) -> Response:
 @form("/admin/vouchers/cancel", access="admin", draft_fields=("note",))
 async def cancel(page: PageRequest) -> Response:
     """Cancel a voucher or a batch. Redeemed vouchers stay as they are."""
-    clock, admin_id, source = page.site.clock, page.member.account_id, page.client_ip
+    clock, admin_id, source = page.site.clock, page.member.user_id, page.client_ip
     key, batch, note = _key(page.form["voucher"]), page.form["batch"], page.form["note"]
     _check_note(page, is_required=True)
     if not page.form.is_valid:

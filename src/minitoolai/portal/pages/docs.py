@@ -261,7 +261,7 @@ async def render_guide(page: PageRequest) -> Response:
 
 async def _own_keys_and_usage(page: PageRequest) -> tuple[list[KeyRow], list[UsageRow]]:
     """Return the reader's newest keys and last usage."""
-    if page.user is None:
+    if page.user is None or not page.may("read"):
         return [], []
     account_id = page.user.account_id
 

@@ -14,7 +14,7 @@ from minitoolai.portal.routing import Handler, form, page, too_many_requests
 CONFIRM_PATH = "/account/email/confirm"
 
 
-@form("/account/email", access="user")
+@form("/account/email", access="user", action="self")
 async def change_email(page: PageRequest) -> Response:
     """Send a link to both mailboxes, if the password and the code of the second factor are right."""
     password, code = page.form.pop_password("password_email"), page.form.pop_password("code_email")

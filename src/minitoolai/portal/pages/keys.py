@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_network
 
 import msgspec
@@ -21,6 +22,7 @@ from minitoolai.portal.steps import first_steps, hide_steps, quick_start
 from minitoolai.storage.database import Connection
 from minitoolai.storage.tables import accounts
 from minitoolai.storage.tables.ledger import budget_spent
+from minitoolai.storage.tables.members import members_of
 
 # ── the rules of a key as form fields ─────────────────────────────────────────────────────────────────────
 
@@ -201,7 +203,7 @@ def _list_item(connection: Connection, row: KeyRow, used_ms: int | None, now_ms:
     return KeyListItem(row, used_ms, shown, is_expired, ends_ms is not None and ends_ms % MS_PER_DAY == END_OF_DAY_MS)
 
 
-@page("/keys", access="user")
+@page("/keys", access="user", action="read")
 async def keys(page: PageRequest) -> Response:
     """Show the keys of the account."""
     restore_draft(page, "/keys")
@@ -218,11 +220,19 @@ async def render_keys(
     return page.render(
         "keys/keys.html", status, keys=rows, made=made, old=old, periods=PERIODS, page_number=number, last=last,
         models=list(page.site.reports.models()), limits_of={key.row.id: limit_texts(page, key) for key in rows},
-        steps=await first_steps(page, bool(rows)), **(quick_start(page.site.reports, made) if made else {}),
+        may_change=partial(may_change, page), names=await _member_names(page),
+        steps=await first_steps(page, bool(rows)) if page.may("use") else None,
+        **(quick_start(page.site.reports, made) if made else {}),
     )  # fmt: skip
 
 
-@form("/keys/hide-steps", access="user")
+async def _member_names(page: PageRequest) -> dict[int, str]:
+    """Return the addresses of the account's members, to show whose a key is. Empty for an account with one member."""
+    people = await page.site.database.read_async(members_of, page.member.account_id)
+    return {one.user_id: one.name for one in people} if len(people) > 1 else {}
+
+
+@form("/keys/hide-steps", access="user", action="read")
 async def hide_first_steps(page: PageRequest) -> Response:
     """Hide the first steps in this browser."""
     hide_steps(page)
@@ -253,17 +263,19 @@ def limit_texts(page: PageRequest, key: KeyListItem) -> list[str]:
     return texts
 
 
-@form("/keys", access="user", draft_fields=FIELDS)
+@form("/keys", access="user", action="use", draft_fields=FIELDS)
 async def create(page: PageRequest) -> Response:
     """Create a key. Render the list directly: a redirect would lose the text of the key, which is not stored."""
     name, account_id = read_name(page), page.member.account_id
     rules = read_rules(page, page.site.reports.models())
-    made = make_key(account_id, name, page.site.secret_keys, page.site.clock, rules)
+    member_id = page.member.user_id
+    made = make_key(account_id, name, page.site.secret_keys, page.site.clock, rules, member_id=member_id)
 
     def change(connection: Connection) -> bool:
         has_room = has_room_for_key(connection, account_id)
         if has_room:
             accounts.insert_key(connection, made.row)
+            page.log_action(connection, "create_key", made.row.id, name)
         return has_room
 
     if page.form.is_valid and not await page.site.writer.run(change):
@@ -284,12 +296,20 @@ def too_many_keys(page: PageRequest) -> str:
     return page.gettext("You have too many keys. Revoke one that you do not need.")
 
 
-@form("/keys/revoke", access="user")
+@form("/keys/revoke", access="user", action="use")
 async def revoke(page: PageRequest) -> Response:
     """Revoke a key. It stops working within a second."""
     key_id, account_id, now_ms = page.form["key"], page.member.account_id, page.site.clock.now_ms()
 
-    if not await page.site.writer.run(lambda connection: revoke_own(connection, account_id, key_id, now_ms)):
+    def change(connection: Connection) -> bool:
+        key = accounts.find_key(connection, key_id)
+        if key is None or not may_change(page, key) or not revoke_own(connection, account_id, key_id, now_ms):
+            return False
+        if key.revoked_ms is None:
+            page.log_action(connection, "revoke_key", key_id, key.name)
+        return True
+
+    if not await page.site.writer.run(change):
         return not_found(page)
     return page.redirect("/keys", flash=page.gettext("The key is revoked. It stops working within a second."))
 
@@ -310,9 +330,14 @@ class EditedKey(msgspec.Struct, frozen=True):
     is_active: bool
 
 
+def may_change(page: PageRequest, key: KeyRow) -> bool:
+    """Return True if the member may change this key of the account: it is their own, or they may change all."""
+    return page.may("keys") or (page.may("use") and key.member_id == page.member.user_id)
+
+
 def _find_key(connection: Connection, page: PageRequest) -> EditedKey | None:
     key = find_own(connection, page.member.account_id, page.path_params["key"])
-    if key is None:
+    if key is None or not may_change(page, key):
         return None
     later = [
         other
@@ -324,7 +349,7 @@ def _find_key(connection: Connection, page: PageRequest) -> EditedKey | None:
     return EditedKey(key, later[-1] if later else None, is_active(key, page.site.clock.now_ms()))
 
 
-@page("/keys/{key}", access="user")
+@page("/keys/{key}", access="user", action="use")
 async def edit_page(page: PageRequest) -> Response:
     """Show the form of a key."""
     found = await page.site.database.read_async(_find_key, page)
@@ -343,7 +368,7 @@ def _render_form(page: PageRequest, found: EditedKey, status: int = 200) -> Resp
     )
 
 
-@form("/keys/{key}", access="user", draft_fields=FIELDS)
+@form("/keys/{key}", access="user", action="use", draft_fields=FIELDS)
 async def edit(page: PageRequest) -> Response:
     """Change the name and the rules of a key. They take effect within a second."""
     found = await page.site.database.read_async(_find_key, page)
@@ -357,6 +382,7 @@ async def edit(page: PageRequest) -> Response:
         exists = _find_key(connection, page) is not None
         if exists:
             accounts.update_key(connection, found.key.id, name, rules)
+            page.log_action(connection, "change_key", found.key.id, name)
         return exists
 
     if not await page.site.writer.run(change):
@@ -365,7 +391,7 @@ async def edit(page: PageRequest) -> Response:
     return page.redirect("/keys", flash=message % {"name": isolate_text(name)})
 
 
-@form("/keys/{key}/rotate", access="user", draft_fields=("grace",))
+@form("/keys/{key}/rotate", access="user", action="use", draft_fields=("grace",))
 async def rotate(page: PageRequest) -> Response:
     """Replace a key. Render the list directly, to show the text of the new key this once."""
     found = await page.site.database.read_async(_find_key, page)
@@ -381,6 +407,7 @@ async def rotate(page: PageRequest) -> Response:
             return page.gettext("This key has been rotated or revoked, or has expired.")
         if not has_room_for_key(connection, current.key.account_id):
             return too_many_keys(page)
+        page.log_action(connection, "rotate_key", current.key.id, current.key.name)
         return rotate_key(connection, current.key, int(hours) * MS_PER_HOUR, page.site.secret_keys, page.site.clock)
 
     made = await page.site.writer.run(change)

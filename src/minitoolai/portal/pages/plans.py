@@ -41,7 +41,7 @@ def _read(connection: Connection, account_id: int, now_ms: int) -> tuple[list[Sh
     return [Shown(purse, purses.window_room(connection, purse, now_ms)) for purse in running], past
 
 
-@page("/plans", access="user")
+@page("/plans", access="user", action="pay")
 async def show(page: PageRequest) -> Response:
     """Show the plan of the customer, and the plans on offer."""
     return await _render(page)
@@ -57,7 +57,7 @@ async def _render(page: PageRequest, status: int = 200) -> Response:
     )  # fmt: skip
 
 
-@form("/plans/buy", access="user")
+@form("/plans/buy", access="user", action="pay")
 async def buy(page: PageRequest) -> Response:
     """Buy a plan from the balance, or change to it. The same form sent twice buys once."""
     account_id, site, once = page.member.account_id, page.site, page.form["once"]
@@ -69,10 +69,13 @@ async def buy(page: PageRequest) -> Response:
         return too_many_requests(page, wait_s)
 
     def change(connection: Connection) -> Purse | Refused:
-        return plans.buy(
+        bought = plans.buy(
             connection, site.clock, account_id, site.reports.catalog.plans.get(name), expected_price=int(price),
             reference=f"plan:{account_id}:{once[:40]}", replace=page.form["change"] == "1", coupon=coupon or None,
         )  # fmt: skip
+        if not isinstance(bought, Refused):
+            page.log_action(connection, "buy_plan", name)
+        return bought
 
     done = await site.writer.run(change)
     if isinstance(done, Refused):
@@ -109,23 +112,33 @@ def _why(page: PageRequest, refused: Refused) -> str:
     return _("This plan is not on offer any more.")
 
 
-@form("/plans/cancel", access="user")
+@form("/plans/cancel", access="user", action="pay")
 async def cancel(page: PageRequest) -> Response:
     """Do not renew the plan. Its credit stays until its end."""
     account_id, now_ms = page.member.account_id, page.site.clock.now_ms()
-    await page.site.writer.run(lambda connection: plans.cancel(connection, account_id, now_ms))
+
+    def change(connection: Connection) -> None:
+        plans.cancel(connection, account_id, now_ms)
+        page.log_action(connection, "cancel_plan")
+
+    await page.site.writer.run(change)
     return page.redirect("/plans", flash=page.gettext("The plan will not be renewed."))
 
 
-@form("/plans/resume", access="user")
+@form("/plans/resume", access="user", action="pay")
 async def resume(page: PageRequest) -> Response:
     """Renew the plan again."""
     account_id, now_ms = page.member.account_id, page.site.clock.now_ms()
-    await page.site.writer.run(lambda connection: plans.resume(connection, account_id, now_ms))
+
+    def change(connection: Connection) -> None:
+        plans.resume(connection, account_id, now_ms)
+        page.log_action(connection, "resume_plan")
+
+    await page.site.writer.run(change)
     return page.redirect("/plans", flash=page.gettext("The plan will be renewed."))
 
 
-@form("/plans/coupon", access="user")
+@form("/plans/coupon", access="user", action="pay")
 async def coupon(page: PageRequest) -> Response:
     """Redeem a coupon for credit."""
     code, account_id, site = page.form["code"], page.member.account_id, page.site
@@ -133,7 +146,10 @@ async def coupon(page: PageRequest) -> Response:
         return too_many_requests(page, wait_s)
 
     def change(connection: Connection) -> Any:
-        return redeem_coupon(connection, site.clock, account_id, code)
+        amount = redeem_coupon(connection, site.clock, account_id, code)
+        if isinstance(amount, int):
+            page.log_action(connection, "coupon", note=page.formatter.money(amount))
+        return amount
 
     amount = await site.writer.run(change)
     if not isinstance(amount, int):

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from minitoolai.accounts.keys import make_key, renew_page_key
+from minitoolai.accounts.keys import NewKey, make_key, renew_page_key
 from minitoolai.accounts.rate_limits import Limit
 from minitoolai.availability import Offer
 from minitoolai.core.catalog.catalog import Model
@@ -40,21 +40,21 @@ def offers_of(page: PageRequest, models: Mapping[str, Model]) -> list[Offer]:
     return sorted(offers, key=lambda offer: offer.engine is None)
 
 
-@page("/studio", access="user")
+@page("/studio", access="user", action="use")
 async def chat(page: PageRequest) -> Response:
     """Show the form for a chat."""
     models = offers_of(page, page.catalog.chat)
     return render_studio(page, "studio/chat.html", models)
 
 
-@page("/studio/image", access="user")
+@page("/studio/image", access="user", action="use")
 async def image(page: PageRequest) -> Response:
     """Show the form for images, with every parameter."""
     models = offers_of(page, page.catalog.images)
     return render_studio(page, "studio/image.html", models, schedulers=SCHEDULERS, sizes=SIZES)
 
 
-@page("/studio/speech", access="user")
+@page("/studio/speech", access="user", action="use")
 async def speech(page: PageRequest) -> Response:
     """Show the form for speech."""
     reports = page.site.reports
@@ -67,19 +67,25 @@ def render_studio(page: PageRequest, template: str, models: list[Offer], status:
     return page.render(template, status, places=TABS, models=models, refusals=WORDS, remedies=REMEDIES, **context)
 
 
-@form("/studio/key", access="user")
+def new_page_key(page: PageRequest, rules: KeyRules) -> NewKey:
+    """Return a key of the signed-in member for the requests of a page."""
+    member, site = page.member, page.site
+    return make_key(member.account_id, "Studio", site.secret_keys, site.clock, rules, member_id=member.user_id)
+
+
+@form("/studio/key", access="user", action="use")
 async def key(page: PageRequest) -> Response:
     """Make a key for the script of this page. It expires within minutes or at the sign-out, and no page lists it."""
     if "text/html" in page.request.headers.get("accept", ""):
         # The browser itself sent the form, without a script: it would show the key as a page.
         message = page.gettext("The studio needs JavaScript. The guide shows the same requests as code.")
         return page.redirect("/studio", flash=message, kind="warn")
-    wait_s = page.site.throttle.wait_s(f"studio:{page.member.account_id}", KEY_LIMIT)
+    wait_s = page.site.throttle.wait_s(f"studio:{page.member.user_id}", KEY_LIMIT)
     if wait_s:
         return page.json({"wait_s": wait_s}, 429)
     now_ms = page.site.clock.now_ms()
     rules = KeyRules(expires_ms=now_ms + KEY_MS, for_pages=True)
-    made = make_key(page.member.account_id, "Studio", page.site.secret_keys, page.site.clock, rules)
+    made = new_page_key(page, rules)
     await page.site.writer.run(lambda connection: renew_page_key(connection, made.row, now_ms))
     return page.json({"key": made.text, "seconds": KEY_MS // 1000})
 

@@ -30,20 +30,20 @@ class Setup(msgspec.Struct, frozen=True):
     until_ms: int
 
 
-@page(SECOND_FACTOR_PATH, access="user")
+@page(SECOND_FACTOR_PATH, access="user", action="self")
 async def second_factor(page: PageRequest) -> Response:
     """Show the state of the second factor, or a new secret to set it up."""
     return await _render(page)
 
 
 async def _render(page: PageRequest, status: int = 200, secret: bytes | None = None) -> Response:
-    factor = await page.site.factors.find(page.member.account_id)
+    factor = await page.site.factors.find(page.member.user_id)
     if factor is not None:
         left = await page.site.database.read_async(second_factors.count_recovery_codes, factor.account_id)
         return page.render("account/second_factor.html", status, factor=factor, left=left)
     secret = secret or totp.new_secret()
     until_ms = page.site.clock.now_ms() + SETUP_MS
-    setup = Setup(page.member.account_id, base64.b64encode(secret).decode(), until_ms)
+    setup = Setup(page.member.user_id, base64.b64encode(secret).decode(), until_ms)
     text = totp.secret_text(secret)
     return page.render(
         "account/second_factor.html", status, factor=None, groups=[text[i : i + 4] for i in range(0, len(text), 4)],
@@ -70,7 +70,7 @@ def _secret_of(page: PageRequest) -> bytes | None:
     if value is None:
         return None
     setup = msgspec.convert(value, Setup)
-    if setup.account_id != page.member.account_id or setup.until_ms <= page.site.clock.now_ms():
+    if setup.account_id != page.member.user_id or setup.until_ms <= page.site.clock.now_ms():
         return None
     try:
         return base64.b64decode(setup.secret)
@@ -78,7 +78,7 @@ def _secret_of(page: PageRequest) -> bytes | None:
         return None
 
 
-@form(f"{SECOND_FACTOR_PATH}/on", access="user")
+@form(f"{SECOND_FACTOR_PATH}/on", access="user", action="self")
 async def turn_on(page: PageRequest) -> Response:
     """Store the second factor, if a code proves that the app knows the secret, and show the recovery codes once."""
     password, code = page.form.pop_password("password_on"), page.form.pop_password("code_on")
@@ -99,7 +99,7 @@ async def turn_on(page: PageRequest) -> Response:
     return page.render("account/recovery_codes.html", codes=codes, is_new=True)
 
 
-@form(f"{SECOND_FACTOR_PATH}/off", access="user")
+@form(f"{SECOND_FACTOR_PATH}/off", access="user", action="self")
 async def turn_off(page: PageRequest) -> Response:
     """Remove the second factor, if password and code are right."""
     if page.site.is_second_factor_required and page.member.is_admin:
@@ -114,7 +114,7 @@ async def turn_off(page: PageRequest) -> Response:
     return page.redirect("/account", flash=page.gettext("The second factor was removed."))
 
 
-@form(f"{SECOND_FACTOR_PATH}/codes", access="user")
+@form(f"{SECOND_FACTOR_PATH}/codes", access="user", action="self")
 async def renew_codes(page: PageRequest) -> Response:
     """Replace the recovery codes, if password and code are right, and show them once."""
     refusal, code = await _check_password(page)

@@ -28,7 +28,7 @@ async def set_group(page: PageRequest) -> Response:
     """Put the account into a price group, or into none. It takes effect within a second."""
     account_id, admin_id, clock, group = (
         account_number(page),
-        page.member.account_id,
+        page.member.user_id,
         page.site.clock,
         page.form["group"],
     )
@@ -46,7 +46,7 @@ async def set_group(page: PageRequest) -> Response:
 @form("/admin/accounts/{number}/plan", access="admin")
 async def start_plan(page: PageRequest) -> Response:
     """Start a plan, paid from the balance of the account, in place of its present one."""
-    account_id, admin_id, clock, once = account_number(page), page.member.account_id, page.site.clock, page.form["once"]
+    account_id, admin_id, clock, once = account_number(page), page.member.user_id, page.site.clock, page.form["once"]
     plan = page.site.reports.catalog.plans.get(page.form["plan"])
     if await page.report(reports.find_customer, account_id) is None:
         return not_found(page)
@@ -72,7 +72,7 @@ async def start_plan(page: PageRequest) -> Response:
 @form("/admin/accounts/{number}/end-plan", access="admin")
 async def end_plan(page: PageRequest) -> Response:
     """Do not renew the plan of the account."""
-    account_id, admin_id, clock = account_number(page), page.member.account_id, page.site.clock
+    account_id, admin_id, clock = account_number(page), page.member.user_id, page.site.clock
     if await page.report(reports.find_customer, account_id) is None:
         return not_found(page)
     await page.site.writer.run(
@@ -106,7 +106,7 @@ async def _render(page: PageRequest, status: int = 200) -> Response:
 @form("/admin/coupons/create", access="admin")
 async def create_coupon(page: PageRequest) -> Response:
     """Add a coupon: percent off plans, or an amount of credit."""
-    _, clock, admin_id = page.gettext, page.site.clock, page.member.account_id
+    _, clock, admin_id = page.gettext, page.site.clock, page.member.user_id
     code, percent = selling.plain_code(page.form["code"]), _number(page.form["percent"], 100)
     uses, days = _number(page.form["uses"], MAX_USES), _number(page.form["days"], MAX_DAYS)
     amount = read_amount(page, "amount") if page.form["amount"] else None
@@ -138,7 +138,7 @@ def _number(text: str, most: int) -> int | None:
 @form("/admin/coupons/cancel", access="admin")
 async def cancel_coupon(page: PageRequest) -> Response:
     """Cancel a coupon. Earlier uses stay."""
-    clock, admin_id, code = page.site.clock, page.member.account_id, page.form["code"]
+    clock, admin_id, code = page.site.clock, page.member.user_id, page.form["code"]
     await page.site.writer.run(
         lambda connection: selling.cancel_coupon(connection, clock, code, note=None, admin_id=admin_id)
     )

@@ -27,7 +27,7 @@ MAX_EVENT_BYTES = 1024 * 1024
 MAX_PAYMENTS = 50
 
 
-@page("/topup", access="user")
+@page("/topup", access="user", action="pay")
 async def topup(page: PageRequest) -> Response:
     """Show the ways to top up, and past payments."""
     restore_draft(page, "/topup/card")
@@ -58,7 +58,7 @@ def addresses(page: PageRequest, done: str = "/topup/done", back: str = "/topup"
     return Addresses(site + page.url(done), site + page.url(back), f"{site}/webhooks/payments")
 
 
-@form("/topup/voucher", access="user")
+@form("/topup/voucher", access="user", action="pay")
 async def voucher(page: PageRequest) -> Response:
     """Redeem a voucher code."""
     code, account_id, site = page.form["code"], page.member.account_id, page.site
@@ -66,7 +66,10 @@ async def voucher(page: PageRequest) -> Response:
         return too_many_requests(page, wait_s)
 
     def change(connection: Connection) -> int | NoVoucher:
-        return redeem(connection, site.clock, site.secret_keys, account_id, code)
+        amount = redeem(connection, site.clock, site.secret_keys, account_id, code)
+        if isinstance(amount, int):
+            page.log_action(connection, "voucher", note=page.formatter.money(amount))
+        return amount
 
     amount = await site.writer.run(change)
     if not isinstance(amount, int):
@@ -90,7 +93,7 @@ def _voucher_error(page: PageRequest, reason: NoVoucher) -> str:
     return _("There is no such voucher. Check the code for typos.")
 
 
-@form("/topup/card", access="user", draft_fields=("amount",))
+@form("/topup/card", access="user", action="pay", draft_fields=("amount",))
 async def card(page: PageRequest) -> Response:
     """Redirect to the provider's payment form. The payment is stored before, so that no paid one is unknown."""
     providers = page.site.cashier.providers
@@ -120,10 +123,11 @@ async def card(page: PageRequest) -> Response:
             "amount", page.gettext("The payment provider is not responding. Nothing was charged. Try again.")
         )
         return await _render_topup(page, 503)
+    await page.record_action("checkout", note=page.formatter.money(nano))
     return page.redirect_to_url(address)
 
 
-@page("/topup/done", access="user")
+@page("/topup/done", access="user", action="pay")
 async def done(page: PageRequest) -> Response:
     """Show the result after the provider's form. Credit the account here too, in case the notification is late.
 

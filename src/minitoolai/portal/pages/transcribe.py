@@ -5,7 +5,7 @@ from __future__ import annotations
 from babel import Locale
 from starlette.responses import Response
 
-from minitoolai.accounts.keys import make_key, renew_page_key
+from minitoolai.accounts.keys import renew_page_key
 from minitoolai.core.errors import ServiceError
 from minitoolai.core.models import Caller, KeyRules
 from minitoolai.http.errors import status_of
@@ -14,7 +14,7 @@ from minitoolai.http.uploads import Form
 from minitoolai.portal.error_words import WORDS
 from minitoolai.portal.forms import FormData
 from minitoolai.portal.i18n import LANGUAGES
-from minitoolai.portal.pages.playground import KEY_LIMIT, KEY_MS, offers_of, render_studio
+from minitoolai.portal.pages.playground import KEY_LIMIT, KEY_MS, new_page_key, offers_of, render_studio
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, PageHandler, page, too_many_requests
 from minitoolai.transcription.formats import FinishedTranscript
@@ -24,7 +24,7 @@ from minitoolai.transcription.request import parse_transcription
 SPOKEN = (*LANGUAGES, "it", "nl", "pl", "ru", "uk", "ar", "hi", "zh", "ja", "ko")
 
 
-@page("/studio/transcribe", access="user")
+@page("/studio/transcribe", access="user", action="use")
 async def transcribe(page: PageRequest) -> Response:
     """Show the form."""
     return _show(page)
@@ -34,7 +34,7 @@ async def _transcribe_file(page: PageRequest) -> Response:
     """Transcribe the file of a form that was sent without JavaScript."""
     if not page.is_same_origin:
         return page.redirect("/studio/transcribe")
-    if wait_s := page.site.throttle.wait_s(f"studio:{page.member.account_id}", KEY_LIMIT):
+    if wait_s := page.site.throttle.wait_s(f"studio:{page.member.user_id}", KEY_LIMIT):
         return too_many_requests(page, wait_s)
     account_id, request = page.member.account_id, page.request
     try:
@@ -71,9 +71,9 @@ async def _caller(page: PageRequest) -> Caller:
     """Return the caller of a request of this page, with a key of its own as the scripts of the studio have."""
     now_ms = page.site.clock.now_ms()
     rules = KeyRules(expires_ms=now_ms + KEY_MS, for_pages=True)
-    made = make_key(page.member.account_id, "Studio", page.site.secret_keys, page.site.clock, rules)
+    made = new_page_key(page, rules)
     await page.site.writer.run(lambda connection: renew_page_key(connection, made.row, now_ms))
-    return Caller(page.member.account_id, made.row.id)
+    return await page.site.keys.verify(made.text)
 
 
 def _show(
@@ -96,4 +96,7 @@ def _show(
     )
 
 
-HANDLERS: list[Handler] = [transcribe, PageHandler("/studio/transcribe", ("POST",), "user", _transcribe_file)]
+HANDLERS: list[Handler] = [
+    transcribe,
+    PageHandler("/studio/transcribe", ("POST",), "user", _transcribe_file, action="use"),
+]

@@ -36,7 +36,7 @@ COLUMNS = ("day", "kind", "model", "key_id", "key_name", "requests", "input_unit
            *LAST_COLUMNS)  # fmt: skip
 
 
-@page("/usage", access="user")
+@page("/usage", access="user", action="read")
 async def usage(page: PageRequest) -> Response:
     """Show charts and tables of a number of days."""
     days = _period_days(page)
@@ -72,7 +72,7 @@ async def usage(page: PageRequest) -> Response:
     )
 
 
-@page("/usage/usage.csv", access="user")
+@page("/usage/usage.csv", access="user", action="read")
 async def usage_csv(page: PageRequest) -> Response:
     """Download one CSV line per day, model and key."""
     cells = await page.site.usage.cells(page.member.account_id, _period_days(page))
@@ -88,7 +88,7 @@ async def usage_csv(page: PageRequest) -> Response:
     return await page.export(csv_parts(COLUMNS, lines), "text/csv", "usage.csv")
 
 
-@page("/usage/requests", access="user")
+@page("/usage/requests", access="user", action="read")
 async def requests(page: PageRequest) -> Response:
     """Show a hundred requests: cost, duration and state of each (keyset pagination: before a time and an ID)."""
     until_ms, below = page.query_number("until"), page.query_number("below", longest=19)

@@ -14,6 +14,7 @@ import msgspec
 
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import StoreError
+from minitoolai.core.models import split_budget_ids
 from minitoolai.storage.archive.files import Line, PartEntry, Sums, encode_line, line_digest, manifest_path, part_path
 from minitoolai.storage.database import Connection, Row
 from minitoolai.storage.tables.purses import purse_budget
@@ -223,8 +224,8 @@ def remove(connection: Connection, archived: Mapping[int, bytes]) -> int:
             openings[transfer[_CREDIT]] += transfer[_AMOUNT]
             if transfer[_DEBIT] != held[_ACCOUNT]:
                 budgets[purse_budget(transfer[_DEBIT])] += transfer[_AMOUNT]
-        if held[_BUDGET] is not None:
-            budgets[held[_BUDGET]] += held[_SETTLED]
+        for budget_id in split_budget_ids(held[_BUDGET]):
+            budgets[budget_id] += held[_SETTLED]
     if len(rows) != len(present):
         raise StoreError("an archived hold has no generation any more, so nothing was deleted; run minitoolai audit")
     keys = [(row[0],) for row in present]

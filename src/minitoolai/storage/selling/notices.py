@@ -137,15 +137,15 @@ def has_due_mail(connection: Connection) -> bool:
 
 
 def claim_mail(connection: Connection, limit: int) -> list[tuple[Notice, str, str | None]]:
-    """Return notices to send by mail with address and language, and mark them as sent."""
+    """Return notices to send by mail with address and language of each owner and billing member, and mark them sent."""
     listed = ", ".join(f"n.{name}" for name in _NOTICE.split(", "))
     rows = connection.execute(
         f"SELECT {listed} FROM notices n WHERE n.mail_due = 1 ORDER BY n.id LIMIT ?" + connection.skip_locked, (limit,)
     )
     connection.execute_many("UPDATE notices SET mail_due = 0 WHERE id = ?", [(row[0],) for row in rows])
     people = connection.select_by_ids(
-        "SELECT account_id, email, language FROM users WHERE deleted_ms IS NULL AND account_id IN (…)",
+        "SELECT m.account_id, u.email, u.language FROM members m JOIN users u ON u.account_id = m.user_id"
+        " WHERE m.role IN ('owner', 'billing') AND u.deleted_ms IS NULL AND m.account_id IN (…)",
         list({row[1] for row in rows}),
     )
-    known = {row[0]: (row[1], row[2]) for row in people}
-    return [(Notice(*row), *known[row[1]]) for row in rows if row[1] in known]
+    return [(Notice(*row), person[1], person[2]) for row in rows for person in people if person[0] == row[1]]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.core.models import UNRESTRICTED, Balance, KeyRow, KeyRules
+from minitoolai.core.models import UNRESTRICTED, Balance, Budget, KeyRow, KeyRules
 from minitoolai.ledger.types import FIRST_CUSTOMER, FUNDING, REVENUE
 from minitoolai.storage.database import Connection, Row
 
@@ -16,7 +16,7 @@ from minitoolai.storage.database import Connection, Row
 KEYS_CHANNEL = "minitoolai_keys"
 #: Payload on that channel for all keys of an account, before its number. No ID of a key contains a colon.
 ACCOUNT_PREFIX = "account:"
-_KEY_COLUMNS = "id, account_id, name, secret_hmac, created_ms, revoked_ms, rules, family"
+_KEY_COLUMNS = "id, account_id, name, secret_hmac, created_ms, revoked_ms, rules, family, member_id"
 
 
 def ensure_system_accounts(connection: Connection, now_ms: int) -> None:
@@ -30,7 +30,9 @@ def ensure_system_accounts(connection: Connection, now_ms: int) -> None:
 def create_account(
     connection: Connection, email: str, password_hash: str | None, now_ms: int, *, other_forms: Sequence[str] = ()
 ) -> int:
-    """Create an account with its user and return its ID. Raise InvalidRequest if the e-mail address is taken.
+    """Create an account with its user, who owns it, and return its ID.
+
+    Raises InvalidRequest if the e-mail address is taken.
 
     `other_forms` are other spellings of the same mailbox, which older versions stored.
     """
@@ -43,6 +45,10 @@ def create_account(
     connection.execute(
         "INSERT INTO users (email, account_id, password_hash, created_ms) VALUES (?, ?, ?, ?)",
         (email, account_id, password_hash, now_ms),
+    )
+    connection.execute(
+        "INSERT INTO members (account_id, user_id, role, created_ms) VALUES (?, ?, 'owner', ?)",
+        (account_id, account_id, now_ms),
     )
     return account_id
 
@@ -70,9 +76,9 @@ def find_email(connection: Connection, forms: Sequence[str]) -> str | None:
 def insert_key(connection: Connection, key: KeyRow) -> None:
     """Insert a key. Its ID must not exist yet."""
     connection.execute(
-        f"INSERT INTO api_keys ({_KEY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO api_keys ({_KEY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (key.id, key.account_id, key.name, key.secret_hmac, key.created_ms, key.revoked_ms)
-        + (_encode_rules(key.rules), key.rotation_group),
+        + (_encode_rules(key.rules), key.rotation_group, key.member_id),
     )
 
 
@@ -83,11 +89,12 @@ def find_key(connection: Connection, key_id: str) -> KeyRow | None:
 
 
 class KeyOwner(NamedTuple):
-    """What a request must know of the account of its key."""
+    """What a request must know of the account of its key, and of the member to whom the key belongs."""
 
     #: Why it is suspended: None if it is not, "" without a reason.
     suspended_reason: str | None
     price_group: str | None
+    team_budget: Budget | None = None
 
 
 def find_key_and_owner(connection: Connection, key_id: str) -> tuple[KeyRow, KeyOwner] | None:
@@ -95,11 +102,17 @@ def find_key_and_owner(connection: Connection, key_id: str) -> tuple[KeyRow, Key
     columns = ", ".join(f"k.{name}" for name in _KEY_COLUMNS.split(", "))
     rows = connection.execute(
         f"SELECT {columns}, CASE WHEN u.suspended_ms IS NOT NULL THEN coalesce(u.suspended_reason, '') END,"
-        " u.price_group"
-        " FROM api_keys k LEFT JOIN users u ON u.account_id = k.account_id WHERE k.id = ?",
+        " u.price_group, b.id, b.daily, b.monthly, b.total"
+        " FROM api_keys k LEFT JOIN users u ON u.account_id = k.account_id"
+        " LEFT JOIN members m ON m.account_id = k.account_id AND m.user_id = k.member_id"
+        " LEFT JOIN team_budgets b ON b.id = m.budget_id WHERE k.id = ?",
         (key_id,),
     )
-    return (_key(rows[0][:-2]), KeyOwner(*rows[0][-2:])) if rows else None
+    if not rows:
+        return None
+    *key, suspended_reason, price_group, budget_id, daily, monthly, total = rows[0]
+    budget = None if budget_id is None else Budget(budget_id, daily, monthly, total)
+    return _key(tuple(key)), KeyOwner(suspended_reason, price_group, budget)
 
 
 def keys_of(connection: Connection, account_id: int, *, for_pages: bool = False) -> list[KeyRow]:
@@ -113,7 +126,7 @@ def keys_of(connection: Connection, account_id: int, *, for_pages: bool = False)
 def _key(row: Row) -> KeyRow:
     rules = UNRESTRICTED if row[6] is None else msgspec.json.decode(row[6], type=KeyRules)
     key_id, account_id, name, secret_hmac, created_ms, revoked_ms = row[:6]
-    return KeyRow(key_id, account_id, name, secret_hmac, created_ms, revoked_ms, rules, row[7])
+    return KeyRow(key_id, account_id, name, secret_hmac, created_ms, revoked_ms, rules, row[7], row[8])
 
 
 def _encode_rules(rules: KeyRules) -> str | None:

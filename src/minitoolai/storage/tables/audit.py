@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY, first_id_at
+from minitoolai.core.models import split_budget_ids
 from minitoolai.ledger.types import FIRST_CUSTOMER
 from minitoolai.storage.database import Connection, Row
 from minitoolai.storage.tables.ledger import COST, COST_OF_ROWS, HIGHEST_ID, LOWEST_ID, ROW_INVARIANTS
@@ -104,7 +105,9 @@ def budget_sums(connection: Connection, low: int, high: int, from_day: int) -> d
     )
     sums: dict[int, dict[str, int]] = {}
     for day, budget_id, total in rows:
-        sums.setdefault(day, {})[budget_id] = int(total)
+        day_sums = sums.setdefault(day, {})
+        for name in split_budget_ids(budget_id):
+            day_sums[name] = day_sums.get(name, 0) + int(total)
     return sums
 
 

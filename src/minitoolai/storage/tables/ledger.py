@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY, first_id_at
-from minitoolai.core.models import Spending, period_ids
+from minitoolai.core.models import TEAM_ID_LENGTH, TEAM_PREFIX, Spending, period_ids, split_budget_ids
 from minitoolai.ledger.types import (
     FUNDING,
     REVENUE,
@@ -39,6 +39,8 @@ from minitoolai.ledger.types import (
     ReferencedOperation,
     Result,
     Settle,
+    budgets_of,
+    stored_budgets,
 )
 from minitoolai.storage.database import Connection, Row, SelectByIds
 from minitoolai.storage.tables import idempotency, jobs, purses, refunds, usage_days
@@ -54,19 +56,21 @@ def load_budgets(connection: Connection, operations: Sequence[Operation], state:
     """Load the spending of the budgets that these operations count against. Without budgets it costs no query."""
     wanted: dict[str, None] = {}
     for operation in operations:
-        if isinstance(operation, PlaceHold) and operation.budget is not None:
-            wanted |= dict.fromkeys(period_ids(operation.budget.id, operation.now_ms).values())
+        if isinstance(operation, PlaceHold):
+            for budget in budgets_of(operation):
+                wanted |= dict.fromkeys(period_ids(budget.id, operation.now_ms).values())
     names = dict.fromkeys(wanted)
     for hold in state.holds.values():
         if hold.budget_id is not None and hold.budget_ms is not None:
-            names |= dict.fromkeys(period_ids(hold.budget_id, hold.budget_ms).values())
+            for budget_id in split_budget_ids(hold.budget_id):
+                names |= dict.fromkeys(period_ids(budget_id, hold.budget_ms).values())
     if names:
         rows = connection.select_by_ids("SELECT id, used FROM key_spending WHERE id IN (…)", list(names))
         state.spending = {name: Spending() for name in wanted} | {row[0]: Spending(row[1]) for row in rows}
 
 
 def save_budgets(connection: Connection, state: LedgerState) -> None:
-    """Write the changed spending, and which budget each new hold counts against."""
+    """Write the changed spending, and which budgets each new hold counts against."""
     changed = [(name, spending.used) for name, spending in state.spending.items() if spending.dirty]
     if changed:
         at_ms = max((p.now_ms for p, _ in state.new_holds), default=0)
@@ -75,7 +79,7 @@ def save_budgets(connection: Connection, state: LedgerState) -> None:
             " ON CONFLICT (id) DO UPDATE SET used = excluded.used",
             [(name, used, at_ms) for name, used in changed],
         )
-    counted = [(p.budget.id, p.now_ms, p.hold_id) for p, _ in state.new_holds if p.budget is not None]
+    counted = [(stored_budgets(p), p.now_ms, p.hold_id) for p, _ in state.new_holds if budgets_of(p)]
     if counted:
         connection.queue_write("UPDATE holds SET budget_id = ?, budget_ms = ? WHERE id = ?", counted)
 
@@ -167,7 +171,8 @@ def load(connection: Connection, operations: Sequence[Operation]) -> LedgerState
 def _is_simple(operation: Operation) -> bool:
     """Return True for an operation on no job, without Idempotency-Key and budget, as most are."""
     if isinstance(operation, PlaceHold):
-        return operation.claim is None and operation.budget is None and operation.queue_limit is None
+        has_budget = operation.budget is not None or operation.team_budget is not None
+        return operation.claim is None and not has_budget and operation.queue_limit is None
     return isinstance(operation, Checkpoint) or (isinstance(operation, Settle) and operation.attempt is None)
 
 
@@ -372,11 +377,16 @@ INVARIANTS: dict[str, str] = {
              WHERE account_id IN ({REVENUE}, {FUNDING})) AS openings
         WHERE customers.total + houses.total + openings.total <> 0""",
     **{name: query.replace("{range}", EVERYTHING) for name, query in ROW_INVARIANTS.items()},
-    BUDGETS: """
+    # A hold may count against a member's budget, a key's, or both, written one after the other.
+    BUDGETS: f"""
         SELECT s.id, s.used, b.total FROM key_spending s LEFT JOIN
             (SELECT budget_id || '/total' AS id, sum(used) AS total FROM
-                (SELECT budget_id, CASE WHEN state = 'pending' THEN amount ELSE settled END AS used
+                (SELECT CASE WHEN budget_id LIKE '{TEAM_PREFIX}%' THEN substr(budget_id, {TEAM_ID_LENGTH + 2})
+                    ELSE budget_id END AS budget_id, CASE WHEN state = 'pending' THEN amount ELSE settled END AS used
                  FROM holds WHERE budget_id IS NOT NULL
+                 UNION ALL SELECT substr(budget_id, 1, {TEAM_ID_LENGTH}),
+                    CASE WHEN state = 'pending' THEN amount ELSE settled END
+                 FROM holds WHERE budget_id LIKE '{TEAM_PREFIX}%'
                  UNION ALL SELECT budget_id, used FROM archived_budgets) AS counted
              GROUP BY budget_id) AS b ON b.id = s.id
         WHERE s.id LIKE '%/total' AND s.used <> coalesce(b.total, 0)""",

@@ -43,12 +43,18 @@ _SHORT = {
     "notices": "account_id = ?",
     "purses": "owner_id = ?",
     "coupon_uses": "account_id = ?",
+    "invitations": "account_id = ?",
+    "team_budgets": "account_id = ?",
+    "member_actions": "account_id = ?",
+    # Of the account, and of its user in other accounts.
+    "members": "account_id = ? OR user_id = ?",
 }
 #: All tables with rows of customers, in the order of the export.
 OWNED = (
     "accounts", "users", "sessions", "second_factors", "email_changes", "api_keys", "generations", "holds",
     "transfers", "refunds", "payments", "vouchers", "outbox", "responses",
     "buyers", "invoices", "auto_topups", "notice_settings", "notices", "purses", "coupon_uses",
+    "members", "invitations", "team_budgets", "member_actions",
 )  # fmt: skip
 #: Secrets and their hashes are not exported.
 _SECRET = ("password_hash", "secret_hmac", "code_hmac", "secret_hash", "secret", "new_hash", "old_hash")
@@ -89,7 +95,7 @@ def _rows(read: Read, read_file: ReadFile, table: str, columns: list[str], accou
         yield from _by_id(read, table, columns, account_id)
     else:
         sql = f"SELECT {', '.join(columns)} FROM {table} WHERE {_SHORT[table]} ORDER BY 1"
-        yield from read(partial(_execute, sql=sql, values=(account_id,)))
+        yield from read(partial(_execute, sql=sql, values=(account_id,) * sql.count("?")))
 
 
 #: Tables with a row for each generation → how it is found.

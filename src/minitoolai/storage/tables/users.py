@@ -5,10 +5,12 @@ Secrets of links and sessions are stored only as hashes. Rows of second factors:
 
 from __future__ import annotations
 
+import msgspec
+
 from minitoolai.core.errors import NotFound
 from minitoolai.core.models import Device, EmailChange, MailLink, SessionRow, User
 from minitoolai.storage.database import Connection, Row
-from minitoolai.storage.tables import accounts, responses, second_factors
+from minitoolai.storage.tables import accounts, members, responses, second_factors
 
 UNKNOWN_DEVICE = Device()
 #: Columns of a `User`, from `users u` and `accounts a`.
@@ -24,7 +26,8 @@ def user_of_row(row: Row) -> User:
     """Return the user of a row of USER_COLUMNS."""
     account_id, email, is_admin, language, created_ms, posted, held, has_second_factor, *suspension = row
     is_admin, has_second_factor = bool(is_admin), bool(has_second_factor)
-    return User(account_id, email, is_admin, language, created_ms, posted, held, has_second_factor, *suspension)
+    user = User(account_id, email, is_admin, language, created_ms, posted, held, has_second_factor, *suspension)
+    return msgspec.structs.replace(user, person_id=account_id, account_name=email)
 
 
 def find_user(connection: Connection, email: str) -> tuple[User, str | None] | None:
@@ -87,18 +90,30 @@ def set_admin(connection: Connection, account_id: int, is_admin: bool) -> None:
 
 def anonymize_user(connection: Connection, account_id: int, now_ms: int) -> None:
     """Remove e-mail address and password, end all sessions, revoke all keys. The ledger rows of the account stay."""
+    forget_person(connection, account_id, f"deleted-{account_id}", now_ms)
     connection.execute(
-        "UPDATE users SET email = ?, password_hash = NULL, language = NULL, is_admin = 0, deleted_ms = ?,"
-        " suspended_reason = NULL"
-        " WHERE account_id = ?",
-        (f"deleted-{account_id}", now_ms, account_id),
+        "UPDATE users SET deleted_ms = ?, suspended_reason = NULL WHERE account_id = ?", (now_ms, account_id)
     )
     for key in accounts.keys_of(connection, account_id) + accounts.keys_of(connection, account_id, for_pages=True):
         accounts.revoke_key(connection, key.id, now_ms)
     connection.execute("UPDATE api_keys SET name = '' WHERE account_id = ?", (account_id,))
-    end_sessions(connection, account_id)
-    second_factors.delete(connection, account_id)
-    delete_email_change(connection, account_id)
+    members.delete_team(connection, account_id)
+
+
+def forget_person(connection: Connection, user_id: int, name: str, now_ms: int) -> None:
+    """Remove the sign-in of a user, their memberships, and their keys in all accounts.
+
+    `name` takes the place of the address. An account that the user opened and that others own stays as it is.
+    """
+    connection.execute(
+        "UPDATE users SET email = ?, password_hash = NULL, language = NULL, is_admin = 0 WHERE account_id = ?",
+        (name, user_id),
+    )
+    end_sessions(connection, user_id)
+    second_factors.delete(connection, user_id)
+    delete_email_change(connection, user_id)
+    for membership in members.memberships_of(connection, user_id):
+        members.delete(connection, membership.account_id, user_id, now_ms)
 
 
 # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -121,14 +136,56 @@ def insert_session(
 
 
 def find_session(connection: Connection, secret_hash: bytes, now_ms: int, idle_ms: int) -> tuple[User, int] | None:
-    """Return the user of a live session, with their current balance, and the time of their last request."""
+    """Return the user of a live session in the account where they work, and the time of their last request.
+
+    A user who is no member of that account works in the first one that they belong to.
+    """
     rows = connection.execute(
-        f"SELECT {USER_COLUMNS}, s.seen_ms FROM sessions s JOIN users u ON u.account_id = s.account_id"
+        f"SELECT {USER_COLUMNS}, s.seen_ms, s.working_id FROM sessions s JOIN users u ON u.account_id = s.account_id"
         " JOIN accounts a ON a.id = s.account_id"
         " WHERE s.secret_hash = ? AND s.expires_ms > ? AND s.seen_ms > ? AND u.deleted_ms IS NULL",
         (secret_hash, now_ms, now_ms - idle_ms),
     )
-    return (user_of_row(rows[0][:-1]), rows[0][-1]) if rows else None
+    if not rows:
+        return None
+    *columns, seen_ms, working_id = rows[0]
+    return _in_account(connection, user_of_row(tuple(columns)), working_id), seen_ms
+
+
+def _in_account(connection: Connection, user: User, working_id: int | None) -> User:
+    """Return the user with role, balance and suspension of the account in which they work."""
+    joined = members.memberships_of(connection, user.user_id)
+    wanted = working_id or user.user_id
+    here = next((one for one in joined if one.account_id == wanted), joined[0] if joined else None)
+    if here is None:
+        # Nothing of the account with their number is theirs any more.
+        return msgspec.structs.replace(
+            user, role=None, posted=0, held=0, suspended_ms=None, suspended_reason=None, price_group=None
+        )
+    return msgspec.structs.replace(
+        user,
+        account_id=here.account_id,
+        person_id=user.user_id,
+        role=here.role,
+        account_name=here.account_name,
+        posted=here.posted,
+        held=here.held,
+        suspended_ms=here.suspended_ms,
+        suspended_reason=here.suspended_reason,
+        price_group=here.price_group,
+    )
+
+
+def set_working_account(connection: Connection, secret_hash: bytes, account_id: int) -> None:
+    """Set the account in which a session works."""
+    connection.execute("UPDATE sessions SET working_id = ? WHERE secret_hash = ?", (account_id, secret_hash))
+
+
+def end_sessions_in(connection: Connection, account_id: int, user_id: int) -> None:
+    """Delete the sessions of a user that work in this account."""
+    connection.execute(
+        "DELETE FROM sessions WHERE account_id = ? AND coalesce(working_id, account_id) = ?", (user_id, account_id)
+    )
 
 
 def touch_session(connection: Connection, secret_hash: bytes, now_ms: int, device: Device = UNKNOWN_DEVICE) -> None:

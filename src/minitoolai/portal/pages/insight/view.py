@@ -45,7 +45,7 @@ def account_number(page: PageRequest) -> int:
 
 
 async def _log(page: PageRequest, account_id: int, action: Literal["note", "view"], note: str | None = None) -> bool:
-    admin_id, clock, source = page.member.account_id, page.site.clock, page.client_ip
+    admin_id, clock, source = page.member.user_id, page.site.clock, page.client_ip
 
     def change(connection: Connection) -> bool:
         return log_action(connection, clock, admin_id, account_id, action, note, source)

@@ -20,7 +20,7 @@ FIELDS = ("threshold", "amount", "daily_cap")
 PENDING = "pending"
 
 
-@page("/topup/auto", access="user")
+@page("/topup/auto", access="user", action="pay")
 async def auto(page: PageRequest) -> Response:
     """Show the automatic top-up and its form."""
     if page.site.auto_topups.provider is None:
@@ -40,7 +40,7 @@ async def _render(page: PageRequest, status: int = 200) -> Response:
     )  # fmt: skip
 
 
-@form("/topup/auto/save", access="user", draft_fields=FIELDS)
+@form("/topup/auto/save", access="user", action="pay", draft_fields=FIELDS)
 async def save(page: PageRequest) -> Response:
     """Save the limits, and lead to the provider if there is no payment method yet."""
     _, auto_service = page.gettext, page.site.auto_topups
@@ -62,6 +62,7 @@ async def save(page: PageRequest) -> Response:
         await auto_service.change(
             msgspec.structs.replace(known, **amounts, stopped=None, consented_ms=now_ms, changed_ms=now_ms)
         )
+        await page.record_action("auto_topup", note=page.formatter.money(amounts["amount"]))
         return page.redirect("/topup/auto", flash=_("Automatic top-up is on."))
     number = page.site.clock.new_id()
     pending = AutoTopup(
@@ -90,7 +91,7 @@ def _read(page: PageRequest, name: str) -> int:
     return cents * NANO_PER_CENT
 
 
-@page("/topup/auto/done", access="user")
+@page("/topup/auto/done", access="user", action="pay")
 async def done(page: PageRequest) -> Response:
     """Store the payment method that the customer saved. The provider says whether the session is of this attempt."""
     service, account_id = page.site.auto_topups, page.member.account_id
@@ -107,13 +108,15 @@ async def done(page: PageRequest) -> Response:
     if saved is None:
         message = page.gettext("The payment method was not saved. Try again.")
         return page.redirect("/topup/auto", flash=message, kind="warn")
+    await page.record_action("auto_topup", note=page.formatter.money(pending.amount))
     return page.redirect("/topup/auto", flash=page.gettext("Automatic top-up is on."))
 
 
-@form("/topup/auto/stop", access="user")
+@form("/topup/auto/stop", access="user", action="pay")
 async def stop(page: PageRequest) -> Response:
     """Withdraw the consent."""
     await page.site.auto_topups.stop(page.member.account_id)
+    await page.record_action("stop_auto_topup")
     return page.redirect("/topup/auto", flash=page.gettext("Automatic top-up is off."))
 
 

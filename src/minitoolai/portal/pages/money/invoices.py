@@ -21,6 +21,7 @@ from minitoolai.portal.paper_pdf import render_pdf
 from minitoolai.portal.papers import Paper, invoice_paper, month_bounds, party, read_month, statement_paper
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, not_found, page
+from minitoolai.storage.database import Connection
 from minitoolai.storage.selling import invoices
 from minitoolai.storage.selling.invoices import Buyer, InvoiceRow
 
@@ -45,7 +46,7 @@ def countries(lang: str) -> list[tuple[str, str]]:
     return sorted(found, key=lambda pair: pair[1].casefold())
 
 
-@page("/invoices", access="user")
+@page("/invoices", access="user", action="read")
 async def invoice_list(page: PageRequest) -> Response:
     """Show the invoices, the monthly statements, and the form of the address."""
     buyer = await page.site.database.read_async(invoices.find_buyer, page.member.account_id) or Buyer()
@@ -78,7 +79,7 @@ def _months(page: PageRequest) -> Iterator[str]:
         year, month = (year, month - 1) if month > 1 else (year - 1, 12)
 
 
-@form("/invoices/address", access="user", draft_fields=("name", "address", "country", "tax_number"))
+@form("/invoices/address", access="user", action="pay", draft_fields=("name", "address", "country", "tax_number"))
 async def address(page: PageRequest) -> Response:
     """Save the name and address for future invoices. Those that were issued stay as they are."""
     _ = page.gettext
@@ -97,7 +98,12 @@ async def address(page: PageRequest) -> Response:
     if not page.form.is_valid:
         return await _render_list(page, 422)
     buyer, now_ms, account_id = Buyer(name, text, country, number), page.site.clock.now_ms(), page.member.account_id
-    await page.site.writer.run(lambda c: invoices.save_buyer(c, account_id, buyer, now_ms))
+
+    def change(connection: Connection) -> None:
+        invoices.save_buyer(connection, account_id, buyer, now_ms)
+        page.log_action(connection, "billing_address", name)
+
+    await page.site.writer.run(change)
     return page.redirect("/invoices", flash=_("Saved. Future invoices show this address."))
 
 
@@ -110,7 +116,7 @@ def _tax_number_error(page: PageRequest, fault: Fault) -> str:
     return _("This is not how tax numbers of this country look. Enter it with its prefix, such as DE136695976.")
 
 
-@page("/invoices/{invoice}", access="user")
+@page("/invoices/{invoice}", access="user", action="read")
 async def invoice(page: PageRequest) -> Response:
     """Show an invoice or a credit note of the customer; with `.pdf` as a file."""
     return await _show_invoice(page, page.member.account_id)
@@ -143,7 +149,7 @@ async def _pdf(page: PageRequest, paper: Paper) -> Response:
     return await page.export(parts(), "application/pdf", f"{paper.number}.pdf")
 
 
-@page("/invoices/statements/{month}", access="user")
+@page("/invoices/statements/{month}", access="user", action="read")
 async def statement(page: PageRequest) -> Response:
     """Show the statement of a month; with `.pdf` as a file."""
     month = page.request.path_params["month"]

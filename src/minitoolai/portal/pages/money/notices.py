@@ -18,7 +18,7 @@ LISTED = 20
 FIELDS = ("low_balance", "webhook_url", "by_mail", "budgets")
 
 
-@page("/account/notices", access="user")
+@page("/account/notices", access="user", action="pay")
 async def notice_page(page: PageRequest) -> Response:
     """Show the form, and the last notices."""
     found = await page.site.database.read_async(notices.find_settings, page.member.account_id)
@@ -39,7 +39,7 @@ async def _render(page: PageRequest, status: int = 200) -> Response:
     return page.render("money/notices.html", status, rows=rows)
 
 
-@form("/account/notices/save", access="user", draft_fields=FIELDS)
+@form("/account/notices/save", access="user", action="pay", draft_fields=FIELDS)
 async def save(page: PageRequest) -> Response:
     """Save the form. A balance that is already below the threshold is not notified: the customer knows."""
     low_balance = read_amount(page, "low_balance")
@@ -58,6 +58,7 @@ async def save(page: PageRequest) -> Response:
         is_low = low_balance is not None and accounts.balance_of(connection, account_id).posted < low_balance
         settings = NoticeSettings(account_id, by_mail, url or None, low_balance, is_low, budgets)
         notices.save_settings(connection, settings)
+        page.log_action(connection, "notices")
 
     await page.site.writer.run(change)
     return page.redirect("/account/notices", flash=page.gettext("Saved."))
