@@ -62,6 +62,7 @@ def test_erasure_is_the_same_on_both_databases_and_waits_for_work(books: Tempora
     assert {name: count for name, count in counts.items() if count} == {
         "accounts": 1,
         "users": 1,
+        "members": 1,
         "generations": 1,
         "holds": 1,
         "transfers": 2,
