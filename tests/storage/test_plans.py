@@ -52,6 +52,7 @@ from minitoolai.storage.tables import (
     jobs,
     ledger,
     marks,
+    members,
     outbox,
     payments,
     personal_data,
@@ -64,6 +65,7 @@ from minitoolai.storage.tables import (
     usage_days,
     users,
 )
+from minitoolai.storage.tables.members import MemberAction, TeamBudget
 from minitoolai.storage.tables.purses import Purse
 from tests.support.books import DONE, NOON_MS, TemporaryBooks, credit, hold, refund, settle
 from tests.support.history import seed_history
@@ -79,6 +81,7 @@ MODULES = (
     jobs,
     ledger,
     marks,
+    members,
     outbox,
     payments,
     personal_data,
@@ -289,6 +292,18 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(users.find_user_of, account).add(users.set_email, account, "x@example.com", "y@example.com")
     c.add(users.sessions_of, account, now, 5).add(users.end_session_of, account, b"s")
     factor = SecondFactor(account, b"s", 1, now)
+    c.add(users.find_session, b"s", now - 1, 10).add(users.set_working_account, b"s", account)
+    c.add(users.end_sessions_in, account, account).add(users.forget_person, account, "account-1", now)
+    c.add(members.memberships_of, account).add(members.members_of, account).add(members.role_of, account, account)
+    c.add(members.owners_of, account).add(members.insert, account, account, "viewer", now)
+    c.add(members.set_role, account, account, "viewer").add(members.set_budget, account, account, None)
+    c.add(members.delete, account, account, now).add(members.revoke_keys_of, account, account, now)
+    c.add(members.delete_team, account).add(members.find_invitation, b"i", now)
+    c.add(members.replace_invitation, b"j", account, "j@example.com", "viewer", account, now, now)
+    c.add(members.invitations_of, account, now).add(members.delete_invitation, account, "i@example.com")
+    c.add(members.budgets_of, account).add(members.save_team_budget, account, TeamBudget("team-2", "b", 1, 1, 1), now)
+    c.add(members.delete_team_budget, account, "team-1").add(members.actions_of, account, 5)
+    c.add(members.insert_action, account, MemberAction(1, account, "join", None, None, None, now))
     c.add(second_factors.find, account).add(second_factors.insert, factor).add(second_factors.delete, account)
     c.add(second_factors.accept_step, factor, 2, b"t").add(second_factors.replace_recovery_codes, account, [b"c"])
     c.add(second_factors.use_recovery_code, account, b"c").add(second_factors.count_recovery_codes, account)
@@ -486,6 +501,7 @@ def filled(books: TemporaryBooks) -> int:
         jobs.claim(c, [7], worker="w", now_ms=NOON_MS, lease_ms=10_000)
         accounts.insert_key(c, KeyRow("k1", account, "n", b"\1" * 32, NOON_MS, None))
         users.insert_session(c, b"s", account, NOON_MS, NOON_MS)
+        members.replace_invitation(c, b"i", account, "i@example.com", "viewer", account, NOON_MS, NOON_MS + 9)
         payments.insert_voucher(c, b"v", Voucher("AB", 5, None, NOON_MS, None, None, None))
         payments.insert_payment(c, 77, account, 5, NOON_MS, is_auto=True)
         notices.insert_notice(c, notices.Notice(77, account, "balance.low", "1", "{}", NOON_MS), by_mail=True)

@@ -86,7 +86,13 @@ BREAKERS = {
 ROWS: dict[str, tuple[object, ...]] = {
     "mail_links (secret_hash, purpose, email, created_ms, expires_ms)": (b"s", "signup", "ann@example.com", 1, 2),
     "invitations (secret_hash, account_id, email, role, invited_by, created_ms, expires_ms)": (
-        b"i", "A", "new@example.com", "viewer", "A", 1, 2,
+        b"i",
+        "A",
+        "new@example.com",
+        "viewer",
+        "A",
+        1,
+        2,
     ),
     "email_changes (account_id, email, new_hash, old_hash, expires_ms)": ("A", "new@example.com", b"n", b"o", 2),
     "key_spending (id, used, created_ms)": ("key000000001 2027-01-15", 5, 1),

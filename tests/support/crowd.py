@@ -33,7 +33,8 @@ OPEN = ("/", "/docs", "/prices", "/signup", "/signin", "/reset", "/nothing")
 CLOSED = (
     "/keys", "/keys?page=1", "/keys/KEY", "/balance", "/balance?below=50000&until=MIDDLE", "/usage?days=7",
     "/usage?days=30", "/usage?days=90", "/usage/usage.csv?days=90", "/usage/requests", "/studio", "/studio/image",
-    "/studio/speech", "/studio/transcribe", "/account", "/account/second-factor", "/topup", "/invoices", "/docs",
+    "/studio/speech", "/studio/transcribe", "/account", "/account/second-factor", "/team",
+    "/team/log", "/team/accounts", "/topup", "/invoices", "/docs",
     "/admin", "/admin/accounts",
     "/admin/accounts?q=9@example", "/admin/accounts/ACCOUNT", "/admin/jobs", "/admin/actions", "/admin/catalog",
     "/admin/vouchers", "/admin/coupons", "/admin/invoices", "/account/notices", "/plans",

@@ -11,6 +11,7 @@ from minitoolai.core.errors import NotFound
 from minitoolai.core.models import Device, EmailChange, MailLink, SessionRow, User
 from minitoolai.storage.database import Connection, Row
 from minitoolai.storage.tables import accounts, members, responses, second_factors
+from minitoolai.storage.tables.members import Membership
 
 UNKNOWN_DEVICE = Device()
 #: Columns of a `User`, from `users u` and `accounts a`.
@@ -149,12 +150,12 @@ def find_session(connection: Connection, secret_hash: bytes, now_ms: int, idle_m
     if not rows:
         return None
     *columns, seen_ms, working_id = rows[0]
-    return _in_account(connection, user_of_row(tuple(columns)), working_id), seen_ms
+    user = user_of_row(tuple(columns))
+    return _working_in(user, members.memberships_of(connection, user.user_id), working_id), seen_ms
 
 
-def _in_account(connection: Connection, user: User, working_id: int | None) -> User:
+def _working_in(user: User, joined: list[Membership], working_id: int | None) -> User:
     """Return the user with role, balance and suspension of the account in which they work."""
-    joined = members.memberships_of(connection, user.user_id)
     wanted = working_id or user.user_id
     here = next((one for one in joined if one.account_id == wanted), joined[0] if joined else None)
     if here is None:
