@@ -31,7 +31,7 @@ Refusal = Literal["forbidden", "unknown", "last_owner", "member", "full", "addre
 
 
 class Team(NamedTuple):
-    """What the page of the team shows. `spent`: budget → what is spent of it by day, month and in total."""
+    """Members, invitations and budgets of an account."""
 
     members: list[Member]
     invitations: list[Invitation]
@@ -221,7 +221,7 @@ class Teams:
         return await self._change(actor, "team", change)
 
     async def remove(self, actor: Actor, user_id: int) -> Refusal | None:
-        """Remove a member: revoke their keys, end their requests within a second, and their sessions here at once."""
+        """Remove a member: revoke their keys, end their requests within a second, and their sessions here immediately."""
         account_id = actor.user.account_id
 
         def change(connection: Connection, own: Role) -> Refusal | None:

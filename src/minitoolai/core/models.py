@@ -17,7 +17,7 @@ from minitoolai.core.roles import Role
 # ── budgets ───────────────────────────────────────────────────────────────────────────────────────────────────────
 #
 # A budget limits what a key, or all keys of a member, may spend per day, per month and in total. Spending is the sum of
-# pending holds and of what was captured, counted in the day and month in which the hold was placed. The ledger checks
+# pending holds and of captured amounts, counted in the day and month in which the hold was placed. The ledger checks
 # it (ledger/rules.py), so that two requests cannot both spend the last nano-dollar.
 
 Period = Literal["day", "month", "total"]
@@ -150,7 +150,7 @@ class Caller(msgspec.Struct, frozen=True):
     rotation_group: str = ""
     #: The price group of the account, which may have left the catalog. None: the list prices.
     price_group: str | None = None
-    #: Budget of the member to whom the key belongs.
+    #: Budget of the member who owns the key.
     team_budget: Budget | None = None
 
 
@@ -436,7 +436,7 @@ class KeyRow(msgspec.Struct, frozen=True):
     rules: KeyRules = UNRESTRICTED
     #: ID of the first key of its rotation group. The keys of a group share limits and budgets. None: the key itself.
     rotation_group: str | None = None
-    #: The member to whom the key belongs. None: the account's own, made by the command line.
+    #: The member who owns the key. None: the account's own, made by the command line.
     member_id: int | None = None
 
 

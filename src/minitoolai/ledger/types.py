@@ -62,7 +62,7 @@ class PlaceHold(msgspec.Struct, frozen=True):
     queue_limit: int | None = None
     #: Written in the same commit, so that a second request with the same Idempotency-Key places no second hold.
     claim: IdempotencyClaim | None = None
-    #: Budgets of the key and of the member to whom it belongs, checked together with the balance.
+    #: Budgets of the key and of the member who owns it, checked together with the balance.
     budget: Budget | None = None
     team_budget: Budget | None = None
 
@@ -255,7 +255,7 @@ class Settled(msgspec.Struct, frozen=True):
 class OverBudget(msgspec.Struct, frozen=True):
     """The budget of the key for this period has only `left` of the `needed` amount. Nothing changed.
 
-    `is_team`: it is the budget of the member to whom the key belongs.
+    `is_team`: it is the budget of the member who owns the key.
     """
 
     period: Period

@@ -118,7 +118,7 @@ members = Table(
     sqlite_with_rowid=False,
 )
 
-#: Budgets of members, in nano-dollars. Members with the same budget share it. What is spent is in `key_spending`.
+#: Budgets of members, in nano-dollars. Members with the same budget share it. Spending is in `key_spending`.
 team_budgets = Table(
     "team_budgets",
     metadata,
@@ -229,7 +229,7 @@ api_keys = Table(
     # `rules`: KeyRules as JSON (core/models.py). `family`: the rotation group, which shares limits and budgets.
     Column("rules", Text),
     Column("family", Text),
-    # The member to whom it belongs. NULL: made by the command line, for the account.
+    # The member who owns it. NULL: made by the command line, for the account.
     Column("member_id", Int64, ForeignKey("accounts.id")),
     sqlite_strict=True,
 )

@@ -63,7 +63,7 @@ LOG_NAMES = {
 
 
 class TeamView(msgspec.Struct, frozen=True):
-    """The team, what each budget has spent by day, month and in total, and who has it."""
+    """The team, and the spending of each budget by day, month and in total."""
 
     team: Team
     spent: dict[str, dict[str, int]]
@@ -99,7 +99,7 @@ def _roles_to_give(page: PageRequest) -> list[Role]:
 
 
 def _outcome(page: PageRequest, refusal: Refusal | None, message: str, to: str = "/team") -> Response:
-    """Lead back to the team, and say what was done or why not."""
+    """Redirect to the team with the message, or with the reason of the refusal."""
     if refusal is None:
         return page.redirect(to, flash=message)
     return page.redirect(to, flash=page.gettext(REFUSALS[refusal]), kind="bad")

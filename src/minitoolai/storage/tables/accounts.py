@@ -89,7 +89,7 @@ def find_key(connection: Connection, key_id: str) -> KeyRow | None:
 
 
 class KeyOwner(NamedTuple):
-    """What a request must know of the account of its key, and of the member to whom the key belongs."""
+    """The account of a key, and the member who owns the key, as far as a request needs them."""
 
     #: Why it is suspended: None if it is not, "" without a reason.
     suspended_reason: str | None
