@@ -43,6 +43,7 @@ TEMPLATES_OF = {
     "letters": "access",
     "security": "account",
     "email": "account",
+    "external": "account",
     "docs": "guide",
     "home": "pages",
     "playground": "studio",

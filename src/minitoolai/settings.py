@@ -73,6 +73,16 @@ class Settings:
     admin_second_factor: bool = _setting(
         False, "Whether admins of the portal must sign in with a second factor (a code of an authenticator app)."
     )
+    password_signin: bool = _setting(
+        True, "Whether users may sign in with a password. Off: only with the providers below."
+    )
+    oidc_issuer: str = _setting("", "Issuer of OpenID Connect sign-ins (https://…). Empty: none.")
+    oidc_client_id: str = _setting("", "Client ID at that issuer.")
+    oidc_client_secret: Secret = _setting(Secret(""), "Client secret at that issuer. Empty: a public client.")
+    oidc_name: str = _setting("Single sign-on", "Name of that issuer on its button.")
+    github_client_id: str = _setting("", "Client ID of an OAuth app of GitHub, for sign-ins. Empty: none.")
+    github_client_secret: Secret = _setting(Secret(""), "Client secret of that OAuth app.")
+    github_url: str = _setting("", "URL of a GitHub Enterprise server. Empty: github.com.")
     stripe_secret_key: Secret = _setting(
         Secret(""), "Secret key of a Stripe account, for card payments. Empty: no card payments."
     )
@@ -238,7 +248,8 @@ class Settings:
 
 #: Keys that are sent in a header, and addresses of servers. Copied ones often end in a line break.
 _KEYS = (
-    "stripe_secret_key", "stripe_webhook_secret", "epay_key", "moderation_key", "s3_access_key_id",
+    "stripe_secret_key", "stripe_webhook_secret", "oidc_client_secret", "github_client_secret",
+    "epay_key", "moderation_key", "s3_access_key_id",
     "s3_secret_access_key", "metrics_token",
 )  # fmt: skip
 _CHECKED_ADDRESSES = ("moderation_url", "stripe_api_url", "epay_url", "s3_endpoint")

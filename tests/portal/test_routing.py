@@ -210,11 +210,13 @@ def test_every_page_is_covered_by_the_accessibility_and_timing_tests() -> None:
     }  # fmt: skip
     # They need a budget or an invitation: tests/portal/test_team_browser.py
     of_teams = {"/team/budgets/{budget}", "/invitation"}
+    # They need a provider: tests/portal/test_external_sign_in.py
+    of_providers = {"/signin/with/{provider}", "/signin/done/{provider}", "/account/connect"}
     the_guide_again = {"/api-documentation"}
     like_another = {"/reference/{operation}"}  # one of them is named
     only_in_shops_with_texts = {"/terms", "/privacy", "/imprint"}  # tests/portal/pages/test_shop.py
     known = only_in_shops_with_texts | {*OPEN, *house.CLOSED} | files | shown_as_states | the_guide_again | like_another
-    known |= with_payments | of_teams
+    known |= with_payments | of_teams | of_providers
     known.remove("/reference/post-v1-messages")
     handlers = [handler for module in MODULES for handler in module.HANDLERS]
     pages = {handler.path for handler in handlers if isinstance(handler, PageHandler) and "GET" in handler.methods}

@@ -48,6 +48,7 @@ from minitoolai.storage.tables import (
     audit,
     coupons,
     idempotency,
+    identities,
     job_inputs,
     jobs,
     ledger,
@@ -65,6 +66,7 @@ from minitoolai.storage.tables import (
     usage_days,
     users,
 )
+from minitoolai.storage.tables.identities import IdentityRow
 from minitoolai.storage.tables.members import MemberAction, TeamBudget
 from minitoolai.storage.tables.purses import Purse
 from tests.support.books import DONE, NOON_MS, TemporaryBooks, credit, hold, refund, settle
@@ -76,7 +78,7 @@ MODULES = (
     accounts,
     audit,
     coupons,
-    idempotency,
+    idempotency, identities,
     job_inputs,
     jobs,
     ledger,
@@ -303,6 +305,10 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(members.invitations_of, account, now).add(members.delete_invitation, account, "i@example.com")
     c.add(members.budgets_of, account).add(members.save_team_budget, account, TeamBudget("team-2", "b", 1, 1, 1), now)
     c.add(members.delete_team_budget, account, "team-1").add(members.actions_of, account, 5)
+    identity = IdentityRow("https://login.example.com", "u", account, "a@example.com", now)
+    c.add(identities.find, "https://login.example.com", "u").add(identities.insert, identity)
+    c.add(identities.of_user, account).add(identities.delete, account, "https://login.example.com", "u")
+    c.add(identities.delete_all, account)
     c.add(members.insert_action, account, MemberAction(1, account, "join", None, None, None, now))
     c.add(second_factors.find, account).add(second_factors.insert, factor).add(second_factors.delete, account)
     c.add(second_factors.accept_step, factor, 2, b"t").add(second_factors.replace_recovery_codes, account, [b"c"])

@@ -221,7 +221,7 @@ class Teams:
         return await self._change(actor, "team", change)
 
     async def remove(self, actor: Actor, user_id: int) -> Refusal | None:
-        """Remove a member: revoke their keys, end their requests within a second, and their sessions here immediately."""
+        """Remove a member, revoke their keys, which ends their requests, and end their sessions in this account."""
         account_id = actor.user.account_id
 
         def change(connection: Connection, own: Role) -> Refusal | None:

@@ -227,9 +227,9 @@ class Users:
         found = await self._database.read_async(_find_user, email)
         if not await self._passwords.verify(found[1] if found else None, password, delay_s) or found is None:
             return None
-        return await self._admit(found[0], found[1], device)
+        return await self.admit(found[0], found[1], device)
 
-    async def _admit(self, user: User, password_hash: str | None, device: Device) -> SignIn | None:
+    async def admit(self, user: User, password_hash: str | None, device: Device) -> SignIn | None:
         """Create a session, unless the user has a second factor to prove."""
         if user.has_second_factor:
             until_ms = self._clock.now_ms() + CHALLENGE_MS
@@ -394,7 +394,7 @@ class Users:
             return found[0]
 
         user = await self._writer.run(change)
-        return await self._admit(user, hashed, device) if user else None
+        return await self.admit(user, hashed, device) if user else None
 
     async def verify_password(self, user: User, password: str) -> bool:
         """Return True if this is the user's password."""

@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from minitoolai.accounts.addresses import email_forms
 from minitoolai.accounts.devices import describe_device
+from minitoolai.accounts.external.protocol import ExternalIdentity
 from minitoolai.accounts.teams import Actor, log_member_action
 from minitoolai.accounts.users import CHALLENGE_MS, SESSION_MS, Challenge, Visitor
 from minitoolai.core.catalog.catalog import Catalog
@@ -54,6 +55,7 @@ MIN_GZIP_BYTES = 1000
 MAX_COOKIE_LENGTH = 2000
 DEVICE_COOKIE = "device"
 CHALLENGE_COOKIE = "second"
+PENDING_COOKIE = "pending"
 #: Accounts for which one browser is remembered.
 MAX_DEVICES = 5
 VIEW_COOKIE = "viewing"
@@ -124,6 +126,20 @@ class PageRequest:
         """The signed-in user of a page that requires one."""
         assert self.user is not None, "the page says access='user'"
         return self.user
+
+    @property
+    def connect_mark(self) -> list[object]:
+        """What a link of the account page signs, so that no other page can connect an identity to this user."""
+        return [self.member.user_id, self._session_mark()]
+
+    def pending_identity(self) -> ExternalIdentity | None:
+        """Return the identity that this browser has proved at a provider and may connect after a sign-in."""
+        packed = self.cookie(PENDING_COOKIE)
+        value = self.site.signer.unpack(PENDING_COOKIE, packed) if packed else None
+        if value is None:
+            return None
+        identity, until_ms = msgspec.convert(value, tuple[ExternalIdentity, int])
+        return identity if until_ms > self.site.clock.now_ms() else None
 
     def may(self, action: Action) -> bool:
         """Return True if the role of the signed-in user allows this in the account where they work."""

@@ -23,6 +23,7 @@ from minitoolai.portal.pages import (
     corrections,
     docs,
     email,
+    external,
     home,
     keys,
     llms,
@@ -50,9 +51,9 @@ from minitoolai.portal.site import Site
 
 #: The modules with pages; each has a list HANDLERS.
 MODULES = (
-    home, auth, team, account, security, email, keys, usage, playground, transcribe, topup, plans, invoices, auto_topup,
-    notices, docs, reference, search, llms, check, shop, admin, corrections, selling, admin_account, dashboard, engines,
-    request_log, admin_search, view,
+    home, auth, external, team, account, security, email, keys, usage, playground, transcribe, topup, plans, invoices,
+    auto_topup, notices, docs, reference, search, llms, check, shop, admin, corrections, selling, admin_account,
+    dashboard, engines, request_log, admin_search, view,
 )  # fmt: skip
 #: First segments of the paths that belong to the portal. The API has all others.
 FIRST_SEGMENTS = frozenset(

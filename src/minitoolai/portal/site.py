@@ -15,6 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import escape
 
 from minitoolai.accounts.email_changes import EmailChanges
+from minitoolai.accounts.external.identities import ExternalSignIn
+from minitoolai.accounts.external.protocol import ExternalProvider
+from minitoolai.accounts.external.registry import build_sign_ins
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.accounts.mail import Mailer, build_mailer
 from minitoolai.accounts.passwords import Passwords
@@ -214,6 +217,10 @@ class Site:
     mailer: Mailer
     #: For development: customers may have notices sent to any address.
     allows_insecure_webhooks: bool
+    #: Whether a password signs in; and the other ways: name in paths → provider.
+    is_password_open: bool
+    sign_ins: dict[str, ExternalProvider]
+    external: ExternalSignIn
 
     @property
     def shop(self) -> Shop:
@@ -362,13 +369,16 @@ def build_site(
     catalog = reports.catalog
     cashier = Cashier(database, writer, clock, catalog, build_providers(settings, http))
     mailer = build_mailer(settings, catalog.shop)
+    credit = sign_up_credit(settings, clock, secret_keys)
+    people = Users(database, writer, Passwords(), mailer, clock, factors, credit)
     return Site(
         database=database,
         writer=writer,
         clock=clock,
-        users=Users(
-            database, writer, Passwords(), mailer, clock, factors, sign_up_credit(settings, clock, secret_keys)
-        ),
+        users=people,
+        is_password_open=settings.password_signin,
+        sign_ins=build_sign_ins(settings, http, clock),
+        external=ExternalSignIn(database, writer, clock, people, credit),
         factors=factors,
         keys=keys,
         reports=reports,

@@ -102,6 +102,18 @@ sessions = Table(
     sqlite_strict=True,
 )
 
+#: Identities at other providers that sign users in. `user_id` is the number of the user.
+identities = Table(
+    "identities",
+    metadata,
+    Column("issuer", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("user_id", Int64, ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("email", Text, nullable=False),
+    Column("created_ms", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
 #: Members of accounts. `user_id` is the number of the account that the user opened at the sign-up: it never changes,
 #: also for users who have left that account.
 members = Table(

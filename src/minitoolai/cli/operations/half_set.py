@@ -16,6 +16,11 @@ NEEDS = {
     "s3_access_key_id": "object_store",
     "s3_secret_access_key": "object_store",
     "llama_mmproj": "llama_model",
+    "oidc_client_id": "oidc_issuer",
+    "oidc_client_secret": "oidc_issuer",
+    "oidc_issuer": "oidc_client_id",
+    "github_client_secret": "github_client_id",
+    "github_url": "github_client_id",
 }
 
 
@@ -24,7 +29,11 @@ def half_set(settings: Settings) -> Iterator[str]:
     for name, needed in NEEDS.items():
         if getattr(settings, name) and not getattr(settings, needed):
             yield f"{_variable(name)}: it has no effect without {_variable(needed)}; set both, or remove it"
-    for name, other in (("s3_access_key_id", "s3_secret_access_key"), ("marks_certificate", "marks_key")):
+    for name, other in (
+        ("s3_access_key_id", "s3_secret_access_key"),
+        ("marks_certificate", "marks_key"),
+        ("github_client_id", "github_client_secret"),
+    ):
         if bool(getattr(settings, name)) != bool(getattr(settings, other)):
             yield f"{_variable(name)}: it works only together with {_variable(other)}; set both, or neither"
     yield from _payments(settings)

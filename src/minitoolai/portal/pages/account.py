@@ -35,6 +35,8 @@ async def render_account(page: PageRequest, status: int = 200) -> Response:
     return page.render(
         "account/account.html", status, sessions=sessions, current=secret_hash, device_name=partial(device_name, page),
         email_change=await site.email_changes.pending(page.member),
+        identities=await site.external.of_user(page.member),
+        connect_token=site.signer.pack("connect", page.connect_mark),
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ EMAILS_PER_ADDRESS = Limit(3, 3600.0)
 @page("/signup")
 async def signup_page(page: PageRequest) -> Response:
     """Show the sign-up form."""
-    if not page.site.is_signup_open:
+    if not page.site.is_signup_open or not page.site.is_password_open:
         return not_found(page)
     return page.redirect("/keys") if page.user else page.render("access/signup.html")
 
@@ -43,7 +43,7 @@ async def signup_page(page: PageRequest) -> Response:
 @form("/signup")
 async def signup(page: PageRequest) -> Response:
     """Send the confirmation link. The response is the same for every address."""
-    if not page.site.is_signup_open:
+    if not page.site.is_signup_open or not page.site.is_password_open:
         return not_found(page)
     password = page.form.pop_password("password")
     email = read_email(page)
@@ -62,6 +62,8 @@ async def signup(page: PageRequest) -> Response:
 @page("/confirm")
 async def confirm_page(page: PageRequest) -> Response:
     """Show a button: opening a link must change nothing, mail scanners open links."""
+    if not page.site.is_password_open:
+        return not_found(page)
     secret = page.query.get("link", "")
     link = await page.site.users.link(secret)
     if link is None or link.purpose != "signup":
@@ -73,6 +75,8 @@ async def confirm_page(page: PageRequest) -> Response:
 @form("/confirm")
 async def confirm(page: PageRequest) -> Response:
     """Create the account and sign in."""
+    if not page.site.is_password_open:
+        return not_found(page)
     password, secret = page.form.pop_password("password"), page.form["link"]
     link = await page.site.users.link(secret)
     if link is None or link.purpose != "signup":
@@ -99,6 +103,8 @@ async def signin_page(page: PageRequest) -> Response:
 async def signin(page: PageRequest) -> Response:
     """Start a new session, and end the one there was."""
     password = page.form.pop_password("password")
+    if not page.site.is_password_open and page.pending_identity() is None:
+        return not_found(page)
     email = email_forms(page.form["email"])[0]
     if wait_s := _wait_to_guess_s(page, email):
         return too_many_requests(page, wait_s)
@@ -115,10 +121,10 @@ async def signin(page: PageRequest) -> Response:
         page.site.failures.succeed(page.client_ip, email)
     if page.session_secret:
         await page.site.users.sign_out(page.session_secret)
-    return _admit(page, outcome, page.next_url("/keys"))
+    return admit_visitor(page, outcome, page.next_url("/keys"))
 
 
-def _admit(page: PageRequest, outcome: SignIn, next_url: str, *, flash: str = "") -> Response:
+def admit_visitor(page: PageRequest, outcome: SignIn, next_url: str, *, flash: str = "") -> Response:
     """Start the session, or ask for the second factor first."""
     if isinstance(outcome, Challenge):
         page.keep_challenge(outcome)
@@ -175,12 +181,16 @@ async def signout(page: PageRequest) -> Response:
 @page("/reset")
 async def reset_page(page: PageRequest) -> Response:
     """Show the form that asks for the e-mail address."""
+    if not page.site.is_password_open:
+        return not_found(page)
     return page.render("access/reset.html")
 
 
 @form("/reset")
 async def reset(page: PageRequest) -> Response:
     """Send the reset link, if the address has an account. The response is the same if not."""
+    if not page.site.is_password_open:
+        return not_found(page)
     email = read_email(page)
     if not page.form.is_valid:
         return page.render("access/reset.html", 422)
@@ -195,6 +205,8 @@ async def reset(page: PageRequest) -> Response:
 @page("/reset/new")
 async def reset_new_page(page: PageRequest) -> Response:
     """Show the form for the new password."""
+    if not page.site.is_password_open:
+        return not_found(page)
     secret = page.query.get("link", "")
     link = await page.site.users.link(secret)
     if link is None or link.purpose != "reset":
@@ -205,6 +217,8 @@ async def reset_new_page(page: PageRequest) -> Response:
 @form("/reset/new")
 async def reset_new(page: PageRequest) -> Response:
     """Set the new password, end all sessions, and sign in."""
+    if not page.site.is_password_open:
+        return not_found(page)
     password, secret = page.form.pop_password("password"), page.form["link"]
     link = await page.site.users.link(secret)
     if link is None or link.purpose != "reset":
@@ -215,7 +229,7 @@ async def reset_new(page: PageRequest) -> Response:
     outcome = await page.site.users.reset(secret, password, page.device)
     if outcome is None:
         return page.render("access/spent.html", 410, back="/reset")
-    return _admit(page, outcome, page.url("/keys"), flash=page.gettext("Your new password is set."))
+    return admit_visitor(page, outcome, page.url("/keys"), flash=page.gettext("Your new password is set."))
 
 
 def read_email(page: PageRequest) -> str:

@@ -227,7 +227,7 @@ async def render_keys(
 
 
 async def _member_names(page: PageRequest) -> dict[int, str]:
-    """Return the addresses of the account's members, to show the member of each key. Empty for an account with one member."""
+    """Return the addresses of the account's members, to show with each key. Empty if there is only one member."""
     people = await page.site.database.read_async(members_of, page.member.account_id)
     return {one.user_id: one.name for one in people} if len(people) > 1 else {}
 

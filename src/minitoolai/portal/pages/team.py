@@ -168,7 +168,7 @@ async def accept(page: PageRequest) -> Response:
             return await _render_invitation(page, secret)
         return page.redirect("/team", flash=page.gettext("Welcome to the team!"))
     found = await page.site.teams.invitation(secret)
-    if found is None or await page.site.teams.has_account(found):
+    if found is None or not page.site.is_password_open or await page.site.teams.has_account(found):
         return await _render_invitation(page, secret)
     read_new_password(page, password)
     if not page.form.is_valid:

@@ -10,7 +10,7 @@ import msgspec
 from minitoolai.core.errors import NotFound
 from minitoolai.core.models import Device, EmailChange, MailLink, SessionRow, User
 from minitoolai.storage.database import Connection, Row
-from minitoolai.storage.tables import accounts, members, responses, second_factors
+from minitoolai.storage.tables import accounts, identities, members, responses, second_factors
 from minitoolai.storage.tables.members import Membership
 
 UNKNOWN_DEVICE = Device()
@@ -113,6 +113,7 @@ def forget_person(connection: Connection, user_id: int, name: str, now_ms: int) 
     end_sessions(connection, user_id)
     second_factors.delete(connection, user_id)
     delete_email_change(connection, user_id)
+    identities.delete_all(connection, user_id)
     for membership in members.memberships_of(connection, user_id):
         members.delete(connection, membership.account_id, user_id, now_ms)
 
