@@ -79,7 +79,8 @@ def test_every_page_for_users_names_an_action_or_concerns_the_user_alone() -> No
     assert personal == {
         "/account", "/account/password", "/account/leave", "/account/sessions/end", "/account/sessions/end-others",
         "/account/second-factor", "/account/second-factor/on", "/account/second-factor/off",
-        "/account/second-factor/codes", "/account/email", "/account/connect", "/account/disconnect", "/team/accounts", "/team/switch",
+        "/account/second-factor/codes", "/account/email", "/account/connect", "/account/disconnect",
+        "/team/accounts", "/team/switch",
     }  # fmt: skip
     assert {handler.action for handler in guarded()} | {"keys"} == set(ACTIONS)
 
