@@ -17,7 +17,7 @@ from minitoolai.core.money import short_dollars
 from minitoolai.core.roles import Action, Role, may
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.tables import accounts, members, users
-from minitoolai.storage.tables.members import Invitation, Member, MemberAction, Membership, TeamBudget
+from minitoolai.storage.tables.members import Invitation, JoinedAccount, Member, MemberAction, TeamBudget
 from minitoolai.storage.writer import Writer
 
 INVITATION_MS = 7 * 86_400_000
@@ -272,7 +272,7 @@ class Teams:
 
         return await self._change(actor, "own", change)
 
-    async def memberships(self, user: User) -> list[Membership]:
+    async def memberships(self, user: User) -> list[JoinedAccount]:
         """Return the accounts that a user belongs to."""
         return await self._database.read_async(members.memberships_of, user.user_id)
 

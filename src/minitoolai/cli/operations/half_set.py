@@ -18,7 +18,6 @@ NEEDS = {
     "llama_mmproj": "llama_model",
     "oidc_client_id": "oidc_issuer",
     "oidc_client_secret": "oidc_issuer",
-    "oidc_issuer": "oidc_client_id",
     "github_client_secret": "github_client_id",
     "github_url": "github_client_id",
 }

@@ -12,7 +12,7 @@ from minitoolai.storage.database import Connection, Row
 from minitoolai.storage.tables import accounts
 
 
-class Membership(NamedTuple):
+class JoinedAccount(NamedTuple):
     """An account that a user belongs to, with what its pages show."""
 
     account_id: int
@@ -77,7 +77,7 @@ class MemberAction(NamedTuple):
     member: str = ""
 
 
-def memberships_of(connection: Connection, user_id: int) -> list[Membership]:
+def memberships_of(connection: Connection, user_id: int) -> list[JoinedAccount]:
     """Return the accounts that a user belongs to: the one they opened first, then by number."""
     rows = connection.execute(
         "SELECT m.account_id, m.role, u.email, a.posted, a.held, u.suspended_ms, u.suspended_reason, u.price_group"
@@ -85,7 +85,7 @@ def memberships_of(connection: Connection, user_id: int) -> list[Membership]:
         " WHERE m.user_id = ? AND u.deleted_ms IS NULL ORDER BY m.account_id <> m.user_id, m.account_id",
         (user_id,),
     )
-    return [Membership(*row) for row in rows]
+    return [JoinedAccount(*row) for row in rows]
 
 
 def members_of(connection: Connection, account_id: int) -> list[Member]:

@@ -11,7 +11,7 @@ from minitoolai.core.errors import NotFound
 from minitoolai.core.models import Device, EmailChange, MailLink, SessionRow, User
 from minitoolai.storage.database import Connection, Row
 from minitoolai.storage.tables import accounts, identities, members, responses, second_factors
-from minitoolai.storage.tables.members import Membership
+from minitoolai.storage.tables.members import JoinedAccount
 
 UNKNOWN_DEVICE = Device()
 #: Columns of a `User`, from `users u` and `accounts a`.
@@ -155,7 +155,7 @@ def find_session(connection: Connection, secret_hash: bytes, now_ms: int, idle_m
     return _working_in(user, members.memberships_of(connection, user.user_id), working_id), seen_ms
 
 
-def _working_in(user: User, joined: list[Membership], working_id: int | None) -> User:
+def _working_in(user: User, joined: list[JoinedAccount], working_id: int | None) -> User:
     """Return the user with role, balance and suspension of the account in which they work."""
     wanted = working_id or user.user_id
     here = next((one for one in joined if one.account_id == wanted), joined[0] if joined else None)
