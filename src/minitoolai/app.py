@@ -37,7 +37,7 @@ from minitoolai.storage.tables.accounts import KEYS_CHANNEL
 from minitoolai.storage.tables.jobs import JOBS_CHANNEL
 
 if TYPE_CHECKING:
-    from minitoolai.storage.database import JoinedAccount
+    from minitoolai.storage.database import Membership
 
 log = logging.getLogger(__name__)
 Engine = ChatEngine | SpeechEngine | ImageEngine
@@ -54,7 +54,7 @@ class Server:
     def __init__(self, services: Services, *, engines_first: bool = False) -> None:
         self._services = services
         self._engines_first = engines_first
-        self._registration: JoinedAccount | None = None
+        self._registration: Membership | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._why_not_ready: str | None = "starting"
         images, keys = services.images, services.keys
