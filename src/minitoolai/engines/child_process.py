@@ -52,6 +52,24 @@ def running_children() -> dict[str, RunningChildren]:
     return found
 
 
+def pause_background() -> bool:
+    """Stop the running children that work in the background. Return False if there is none."""
+    return _signal_background(signal.SIGSTOP)
+
+
+def resume_background() -> None:
+    """Continue the children that `pause_background` stopped."""
+    _signal_background(signal.SIGCONT)
+
+
+def _signal_background(number: signal.Signals) -> bool:
+    processes = [child._process for child in _children if child.is_background]
+    running = [process for process in processes if process is not None and process.returncode is None]
+    for process in running:
+        process.send_signal(number)
+    return bool(running)
+
+
 def _resident_bytes(pid: int | None) -> int:
     if pid is None:
         return 0
@@ -67,6 +85,8 @@ class ChildProcess:
 
     #: Keep trying after a failed first start.
     retries_first_start = True
+    #: Nobody waits for each of its results, so it may be paused for a moment.
+    is_background = False
 
     def __init__(self, name: str) -> None:
         self.name = name
