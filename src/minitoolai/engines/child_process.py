@@ -24,6 +24,7 @@ import msgspec
 
 from minitoolai.core.backoff import Backoff
 from minitoolai.core.errors import EngineError
+from minitoolai.core.parent import die_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -339,18 +340,6 @@ def read_frame(stream: IO[bytes]) -> bytes | None:
 
 
 # ── in the child ──────────────────────────────────────────────────────────────────────────────────────────────
-
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent() -> None:
-    """Ignore the signals of the terminal, which are meant for the parent, and die when the parent dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:
-            os._exit(1)
 
 
 def enter_child(niceness: int = 0) -> IO[bytes]:
