@@ -44,6 +44,7 @@ TEMPLATES_OF = {
     "security": "account",
     "email": "account",
     "external": "account",
+    "request_log": "usage",
     "docs": "guide",
     "home": "pages",
     "playground": "studio",

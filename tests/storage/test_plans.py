@@ -406,6 +406,8 @@ def _add_insight(c: Calls, account: int) -> None:
     ):
         c.add(request_log.list_requests, only, 5).add(request_log.list_requests, only, 5, (NOON_MS, 9))
         c.add(request_log.list_requests, replace(only, account_id=account), 5, (NOON_MS, 9))
+        days = replace(only, account_id=account, key_id="k1", from_ms=NOON_MS - MS_PER_DAY, until_ms=NOON_MS)
+        c.add(request_log.list_requests, days, 5).add(request_log.list_requests, days, 5, (NOON_MS, 9))
     c.add(request_log.find_request, 5).add(request_log.search_keys, "k1", 5).add(request_log.image_work)
     c.add(reports.account_notes, account, 5)
 

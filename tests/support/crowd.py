@@ -32,7 +32,9 @@ OPEN = ("/", "/docs", "/prices", "/signup", "/signin", "/reset", "/nothing")
 #: Pages for signed-in users; ACCOUNT and KEY stand for IDs.
 CLOSED = (
     "/keys", "/keys?page=1", "/keys/KEY", "/balance", "/balance?below=50000&until=MIDDLE", "/usage?days=7",
-    "/usage?days=30", "/usage?days=90", "/usage/usage.csv?days=90", "/usage/requests", "/studio", "/studio/image",
+    "/usage?days=30", "/usage?days=90", "/usage/usage.csv?days=90", "/usage/requests",
+    "/usage/requests?state=failed", "/usage/requests?model=nothing&kind=chat", "/usage/requests/REQUEST",
+    "/studio", "/studio/image",
     "/studio/speech", "/studio/transcribe", "/account", "/account/second-factor", "/team",
     "/team/log", "/team/accounts", "/topup", "/invoices", "/docs",
     "/admin", "/admin/accounts",

@@ -34,7 +34,8 @@ OPEN = (
 #: Of people who are signed in; the account's number stands where # is, a key's where + is, a request's where ~ is.
 CLOSED = (
     "/keys", "/keys/+", "/studio", "/studio/image", "/studio/speech", "/studio/transcribe",
-    "/usage", "/usage/requests", "/balance", "/topup", "/invoices", "/account/notices", "/admin/invoices",
+    "/usage", "/usage/requests", "/usage/requests/~", "/balance", "/topup", "/invoices", "/account/notices",
+    "/admin/invoices",
     "/account", "/account/second-factor", "/team", "/team/log", "/team/accounts",
     "/admin", "/admin/accounts", "/admin/accounts/#", "/admin/jobs",
     "/admin/actions", "/admin/catalog", "/admin/dashboard", "/admin/requests", "/admin/requests/~", "/admin/engines",

@@ -30,6 +30,7 @@ from minitoolai.portal.pages import (
     plans,
     playground,
     reference,
+    request_log,
     search,
     security,
     selling,
@@ -41,7 +42,7 @@ from minitoolai.portal.pages import (
 )
 from minitoolai.portal.pages.insight import account as admin_account
 from minitoolai.portal.pages.insight import dashboard, engines, view
-from minitoolai.portal.pages.insight import requests as request_log
+from minitoolai.portal.pages.insight import requests as admin_requests
 from minitoolai.portal.pages.insight import search as admin_search
 from minitoolai.portal.pages.money import auto_topup, invoices, notices
 from minitoolai.portal.reference import Reference
@@ -51,9 +52,9 @@ from minitoolai.portal.site import Site
 
 #: The modules with pages; each has a list HANDLERS.
 MODULES = (
-    home, auth, external, team, account, security, email, keys, usage, playground, transcribe, topup, plans, invoices,
-    auto_topup, notices, docs, reference, search, llms, check, shop, admin, corrections, selling, admin_account,
-    dashboard, engines, request_log, admin_search, view,
+    home, auth, external, team, account, security, email, keys, usage, request_log, playground, transcribe, topup,
+    plans, invoices, auto_topup, notices, docs, reference, search, llms, check, shop, admin, corrections, selling,
+    admin_account, dashboard, engines, admin_requests, admin_search, view,
 )  # fmt: skip
 #: First segments of the paths that belong to the portal. The API has all others.
 FIRST_SEGMENTS = frozenset(

@@ -49,8 +49,8 @@ SECOND_FACTOR_PATH: Final = "/account/second-factor"
 SWITCH_PATH: Final = "/team/switch"
 #: Pages that the user of a suspended account may still read: usage, charges and payments.
 OPEN_WHEN_SUSPENDED: Final = frozenset(
-    ("/usage", "/usage/usage.csv", "/usage/requests", "/balance", "/balance/statement.csv")
-    + ("/invoices", "/invoices/{invoice}", "/invoices/statements/{month}")
+    ("/usage", "/usage/usage.csv", "/usage/requests", "/usage/requests.csv", "/usage/requests/{name}", "/balance")
+    + ("/balance/statement.csv", "/invoices", "/invoices/{invoice}", "/invoices/statements/{month}")
 )
 is_valid_host: Final = re.compile(r"[0-9A-Za-z!$&'()*+,;=\-._~:\[\]@%]*").fullmatch
 

@@ -76,7 +76,7 @@ def test_usage_by_day_model_and_key_adds_up(member: Visitor, email: str, server:
     for table in ("by-day", "by-model", "by-key"):
         assert formatter("en").money(cost) in re.findall(rf'id="{table}".*?</table>', page, re.DOTALL)[0]
     assert len(page) < 60_000
-    last = member.open("/usage/requests").text
+    last = member.open("/usage/requests").text.partition("<tbody>")[2]
     assert last.count("fake-chat") == 3
     assert last.count(">completed<") == 3
 
@@ -109,10 +109,11 @@ def test_old_usage_adds_up_with_what_is_new(member: Visitor, email: str, server:
 def test_usage_shows_only_the_own_account(member: Visitor, email: str, server: ServerProcess) -> None:
     chat(server, key_with_money(member, email))
     other = new_user(server, f"other-{email}")
-    for path in ("/usage", "/usage/requests", "/usage/usage.csv"):
+    for path in ("/usage", "/usage/usage.csv", "/usage/requests.csv"):
         assert "fake-chat" not in other.open(path).text
+    assert "No requests yet" in other.open("/usage/requests").text
     stranger = Visitor(server)
-    for path in ("/usage", "/usage/requests", "/usage/usage.csv"):
+    for path in ("/usage", "/usage/requests", "/usage/usage.csv", "/usage/requests.csv"):
         assert "/signin" in stranger.open(path).url
 
 

@@ -1,4 +1,4 @@
-"""Usage by day, model and key as charts, tables and CSV; and the last requests."""
+"""Usage by day, model and key as charts, tables and CSV."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from minitoolai.billing.usage import LAST_COLUMNS, last_values
 from minitoolai.core.catalog.prices import OUTPUT_BUCKETS
-from minitoolai.core.clock import MS_PER_DAY, generation_name
+from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.models import UsageCell, sum_cells
 from minitoolai.core.money import format_dollars
 from minitoolai.http.exports import csv_parts
@@ -22,7 +22,6 @@ from minitoolai.storage.database import Connection
 from minitoolai.storage.tables import accounts
 
 PERIODS = (7, 30, 90)
-MAX_REQUESTS = 100
 MAX_BARS = 8
 KINDS = {"chat": N_("Text"), "image": N_("Images"), "speech": N_("Speech"), "transcription": N_("Transcription")}
 STATES = {
@@ -41,7 +40,7 @@ async def usage(page: PageRequest) -> Response:
     """Show charts and tables of a number of days."""
     days = _period_days(page)
     cells = await page.site.usage.cells(page.member.account_id, days)
-    names, playground_keys = await _key_names(page)
+    names, playground_keys = await key_names(page)
     by_model = group_cells(cells, lambda cell: (cell.model, cell.kind))
     # All keys of the playground are one line, because each lives for minutes.
     studio = page.gettext("Studio")
@@ -76,7 +75,7 @@ async def usage(page: PageRequest) -> Response:
 async def usage_csv(page: PageRequest) -> Response:
     """Download one CSV line per day, model and key."""
     cells = await page.site.usage.cells(page.member.account_id, _period_days(page))
-    names, _ = await _key_names(page)
+    names, _ = await key_names(page)
     lines = (
         (
             _date(cell.day), cell.kind, escape_formula(cell.model), cell.key_id, escape_formula(names.get(cell.key_id)),
@@ -88,29 +87,7 @@ async def usage_csv(page: PageRequest) -> Response:
     return await page.export(csv_parts(COLUMNS, lines), "text/csv", "usage.csv")
 
 
-@page("/usage/requests", access="user", action="read")
-async def requests(page: PageRequest) -> Response:
-    """Show a hundred requests: cost, duration and state of each (keyset pagination: before a time and an ID)."""
-    until_ms, below = page.query_number("until"), page.query_number("below", longest=19)
-    before = None if until_ms is None or below is None else (until_ms, below)
-    archive = page.site.reports.archive
-    rows = await archive.recent_requests(page.member.account_id, MAX_REQUESTS + 1, before)
-    older = rows[MAX_REQUESTS - 1] if len(rows) > MAX_REQUESTS else None
-    names, _ = await _key_names(page)
-    return page.render(
-        "usage/requests.html",
-        rows=rows[:MAX_REQUESTS],
-        older=older,
-        newer=before is not None,
-        most=MAX_REQUESTS,
-        names=names,
-        kinds=KINDS,
-        states=STATES,
-        generation_name=generation_name,
-    )
-
-
-async def _key_names(page: PageRequest) -> tuple[dict[str, str], set[str]]:
+async def key_names(page: PageRequest) -> tuple[dict[str, str], set[str]]:
     """Return the name of each key, and the keys of the playground, which share one name."""
 
     def read(connection: Connection) -> tuple[dict[str, str], set[str]]:
@@ -171,4 +148,4 @@ def _model_columns(cells: list[UsageCell]) -> list[Column]:
     return [Column(cell.model, ((cell.kind, cell.cost),)) for cell in sorted(cells, key=by_cost)[:MAX_BARS]]
 
 
-HANDLERS: list[Handler] = [usage, usage_csv, requests]
+HANDLERS: list[Handler] = [usage, usage_csv]

@@ -1,4 +1,4 @@
-"""The log of requests of all accounts, without prompts; and what leads from an ID to its account.
+"""The log of requests of all accounts or one, without prompts; and what leads from an ID to its account.
 
 Filters have no index, because each index would add a page write to every request. A page therefore looks through a
 limited number of requests, and says where it stopped.
@@ -60,10 +60,15 @@ class LogFilter(msgspec.Struct, frozen=True):
     model: str | None = None
     state: str | None = None
     error_code: str | None = None
+    key_id: str | None = None
+    #: Of one account only: requests from this time on, and before this one.
+    from_ms: int | None = None
+    until_ms: int | None = None
 
     def conditions(self) -> dict[str, object]:
-        """Return condition → value of every filter but the account."""
+        """Return condition → value of every filter but account and times."""
         given = {"kind": self.kind, "model": self.model, "state": self.state, "error_code": self.error_code}
+        given["key_id"] = self.key_id
         return {f"g.{name} = ?": value for name, value in given.items() if value is not None}
 
 
@@ -77,6 +82,8 @@ class LogPage(msgspec.Struct, frozen=True):
 def list_requests(connection: Connection, only: LogFilter, limit: int, before: LogPlace | None = None) -> LogPage:
     """Return up to `limit` requests among the next WINDOW ones, newest first (keyset pagination)."""
     before = before or _NEWEST
+    if only.until_ms is not None:
+        before = min(before, (only.until_ms, 0))
     conditions = only.conditions()
     window = WINDOW if conditions else limit
     # The window is a number in the statement, not a value: PostgreSQL would plan for a part of all rows otherwise.
@@ -85,10 +92,10 @@ def list_requests(connection: Connection, only: LogFilter, limit: int, before: L
         values: list[object] = [before[1]]
     else:
         source = (
-            "FROM generations WHERE account_id = ? AND created_ms <= ? AND (created_ms < ? OR id < ?)"
-            f" ORDER BY created_ms DESC, id DESC LIMIT {window:d}"
+            "FROM generations WHERE account_id = ? AND created_ms >= ? AND created_ms <= ?"
+            f" AND (created_ms < ? OR id < ?) ORDER BY created_ms DESC, id DESC LIMIT {window:d}"
         )
-        values = [only.account_id, before[0], *before]
+        values = [only.account_id, only.from_ms or 0, before[0], *before]
     order = "g.id DESC" if only.account_id is None else "g.created_ms DESC, g.id DESC"
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     # Look for the other columns after the filter: holds and e-mail addresses of few rows.
