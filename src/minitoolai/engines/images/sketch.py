@@ -7,7 +7,7 @@ one, whose look it has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,6 +70,10 @@ class SketchEngine:
     def why_not_ready(self, model: str = "") -> str | None:
         missing = [file for file in FILES if not (FOLDER / file).exists()]
         return f"{', '.join(missing)} missing from the installation: install minitoolai again" if missing else None
+
+    def lora_names(self, model: str) -> Collection[str]:
+        """Return nothing: prompts with tags are refused."""
+        return ()
 
     def batch_key(self, model: str, width: int, height: int) -> str:
         """Return one batch for all images: they are generated at one size and scaled afterwards."""
