@@ -11,7 +11,7 @@ from PIL import Image
 
 from minitoolai.engines.images.compose.backgrounds import BACKGROUNDS, paint_background
 from minitoolai.engines.images.compose.looks import LOOKS
-from minitoolai.engines.images.guidance import effective_scale, guided, shown
+from minitoolai.engines.images.guidance import MOST_NOISE, effective_scale, guided, shown
 from minitoolai.engines.images.sketch import FOLDER, SketchEngine, generate
 from minitoolai.engines.protocols import FailedImage, ImageRequest
 
@@ -114,7 +114,7 @@ def test_guidance_saturates_and_keeps_the_range_of_the_prediction():
     guess = guided(positive, negative, 7.0, 5.0)
     assert np.abs(guess).max() <= np.abs(positive).max() * 1.25
     assert (guided(positive, negative, 7.0, 0.1) == positive).all()
-    assert np.isclose((shown(positive * 9, positive * 0, 1.0) ** 2).mean(), 1.5**2)
+    assert np.isclose((shown(positive * 9, positive * 0, 1.0) ** 2).mean(), MOST_NOISE**2)
 
 
 def test_an_image_with_values_that_are_not_finite_fails_alone(engine):
