@@ -53,8 +53,8 @@ FILES = (
 LATENT = (4, 16, 16)
 
 # Larger calls are not faster on a CPU and take more memory.
-ROWS_PER_CALL = 32
-IMAGES_PER_DECODE = 4
+ROWS_PER_CALL = 24
+IMAGES_PER_DECODE = 2
 
 
 class SketchEngine:
