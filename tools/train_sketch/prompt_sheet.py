@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
+from tools.train_sketch.score_prompts import LISTS, cases
 
 from minitoolai.engines.images.compose.picture import things_of
 from minitoolai.engines.images.sketch import SketchEngine, SketchModel
 from minitoolai.engines.protocols import ImageRequest
 from minitoolai.engines.sampling.noise import SeededNoise
-from tools.train_sketch.score_prompts import LISTS, cases
 
 SIDE, LABEL_PX, ACROSS = 160, 26, 10
 #: One step from noise gives the impression of a thing, which is enough to compare with.
