@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from minitoolai.engines.images.compose.backgrounds import BACKGROUNDS, paint_background
+from minitoolai.engines.images.compose.layers import cut_out
 from minitoolai.engines.images.compose.looks import LOOKS
 from minitoolai.engines.images.guidance import MOST_NOISE, effective_scale, guided, shown
 from minitoolai.engines.images.sketch import FOLDER, SketchEngine, generate
@@ -185,3 +186,16 @@ def test_an_upload_with_latents_that_are_not_finite_is_not_begun():
     with pytest.raises(FloatingPointError, match="not finite for the uploaded image"):
         batch.add(edit)
     assert len(batch) == 0
+
+
+def test_a_smudge_on_the_paper_is_not_cut_out_and_a_second_part_of_a_thing_is():
+    square = np.full((256, 256, 3), 255, np.uint8)
+    square[60:160, 60:160] = (200, 40, 30)
+    alone = cut_out(square).alpha.shape
+    square[200:215, 200:215] = (225, 225, 240)
+    assert cut_out(square).alpha.shape == alone
+    square[200:215, 200:215] = (90, 90, 200)
+    assert cut_out(square).alpha.shape[0] > alone[0] + 40
+    pale = np.full((256, 256, 3), 255, np.uint8)
+    pale[60:160, 60:160] = (232, 232, 236)
+    assert min(cut_out(pale).alpha.shape) >= 96
