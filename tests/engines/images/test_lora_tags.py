@@ -71,6 +71,11 @@ def test_a_name_in_two_cases_must_be_written_exactly() -> None:
         split_tags("<lora:Ink:1>", ("ink", "INK"))
 
 
+def test_a_model_without_loras_says_so() -> None:
+    with pytest.raises(InvalidTag, match="there is no LoRA 'ink'; this model has none"):
+        split_tags("<lora:ink:1>", ())
+
+
 def test_long_prompts_of_unfinished_tags_are_read_quickly() -> None:
     for prompt in ("<lora:" * 1300, "<" * 8000, "<lora:" + ":" * 7990, "<lora: " + " " * 7990, "<" + " " * 7999):
         began_s = time.perf_counter()

@@ -93,4 +93,5 @@ def _known_name(name: str, known: Collection[str]) -> str:
     folded = [one for one in known if one.casefold() == name.casefold()]
     if len(folded) == 1:
         return folded[0]
-    raise InvalidTag(f"there is no LoRA {name[:60]!r}; {suggest_names(name, dict.fromkeys(known))}")
+    remedy = suggest_names(name, dict.fromkeys(known)) if known else "this model has none"
+    raise InvalidTag(f"there is no LoRA {name[:60]!r}; {remedy}")
