@@ -21,7 +21,7 @@ from minitoolai.storage.tables import accounts, identities, users
 from minitoolai.storage.tables.identities import IdentityRow
 from minitoolai.storage.writer import Writer
 
-#: Why an identity signs nobody in: a user has its address; sign-up is closed; the provider has not verified an address.
+#: Why an identity is refused: a user has its address; sign-up is closed; the provider has not verified an address.
 Unadmitted = Literal["known_address", "closed", "unverified"]
 
 
@@ -46,7 +46,7 @@ class ExternalSignIn:
     async def admit(
         self, identity: ExternalIdentity, language: str, device: Device, *, is_signup_open: bool
     ) -> SignIn | Unadmitted:
-        """Sign in the user of an identity, who may have to prove a second factor, or open an account."""
+        """Sign in the user of an identity, or ask for the second factor, or open an account."""
         found = await self._database.read_async(_find_user, identity)
         if found is None:
             if not identity.is_verified:

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0031"
-down_revision = "0027"
+down_revision = "0036"
 
 Int64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 ROLES = "role = 'owner' OR role = 'admin' OR role = 'developer' OR role = 'billing' OR role = 'viewer'"
