@@ -26,7 +26,7 @@ from minitoolai.storage.archive.rows import read_lines
 from minitoolai.storage.database import Connection
 from minitoolai.storage.opening import MIGRATIONS, migrate, newest_revision, open_database
 from minitoolai.storage.schema import metadata
-from minitoolai.storage.tables import accounts
+from minitoolai.storage.tables import accounts, users
 from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support.cluster import Cluster
 from tests.support.history import close_days
@@ -216,6 +216,43 @@ def test_a_database_of_before_usage_days_and_archive_is_upgraded(
         assert close_days(connection, 100 * MS_PER_DAY) == 3
         (line,) = database.read(read_lines, 1001, (0, -1), MS_PER_DAY, 9)
         assert line[0][-1] is None
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_users_of_before_teams_own_their_account_and_stay_signed_in(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    if kind == "postgres":
+        cluster: Cluster = request.getfixturevalue("cluster")
+        url = cluster.url(cluster.create())
+    else:
+        url = f"sqlite:///{tmp_path / 'old.db'}"
+    migrate(url, to="0027")
+    with closing(open_database(url, serving=True)) as database, closing(database.connect()) as connection:
+        with connection.transaction():
+            for number, deleted in ((1000, None), (1001, 5)):
+                connection.execute("INSERT INTO accounts (id, created_ms) VALUES (?, 1)", (number,))
+                connection.execute(
+                    "INSERT INTO users (email, account_id, created_ms, deleted_ms) VALUES (?, ?, 1, ?)",
+                    (f"u{number}@example.com", number, deleted),
+                )
+                connection.execute(
+                    "INSERT INTO api_keys (id, account_id, name, secret_hmac, created_ms) VALUES (?, ?, '', ?, 1)",
+                    (f"k{number}", number, b"h"),
+                )
+            connection.execute(
+                "INSERT INTO sessions (secret_hash, account_id, created_ms, seen_ms, expires_ms)"
+                " VALUES (?, 1000, 1, 5, 99)",
+                (b"s",),
+            )
+        migrate(url)
+        found = database.read(users.find_session, b"s", 10, 50)
+        assert found is not None
+        assert (found[0].account_id, found[0].user_id, found[0].role) == (1000, 1000, "owner")
+        rows = database.read(lambda c: c.execute("SELECT account_id, user_id, role FROM members"))
+        assert rows == [(1000, 1000, "owner")]
+        keys = database.read(lambda c: c.execute("SELECT id, member_id FROM api_keys ORDER BY id"))
+        assert keys == [("k1000", 1000), ("k1001", None)]
 
 
 def _insert_old_work(connection: Connection, number: int, at_ms: int, state: str, cost: int) -> None:

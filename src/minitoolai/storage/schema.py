@@ -98,7 +98,7 @@ sessions = Table(
     Column("browser", Text),
     Column("system", Text),
     # `account_id` is the user's number. This is the account in which the user works; NULL: the one with that number.
-    Column("working_id", Int64, ForeignKey("accounts.id")),
+    Column("working_id", Int64),
     sqlite_strict=True,
 )
 
@@ -242,7 +242,7 @@ api_keys = Table(
     Column("rules", Text),
     Column("family", Text),
     # The member who owns it. NULL: made by the command line, for the account.
-    Column("member_id", Int64, ForeignKey("accounts.id")),
+    Column("member_id", Int64),
     sqlite_strict=True,
 )
 

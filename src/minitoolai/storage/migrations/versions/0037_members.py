@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0031"
+revision = "0037"
 down_revision = "0036"
 
 Int64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -79,21 +79,11 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_index("ix_member_actions_account", "member_actions", ["account_id", "id"], unique=False)
-    _add_account_column("sessions", "working_id")
-    _add_account_column("api_keys", "member_id")
+    op.add_column("sessions", sa.Column("working_id", Int64, nullable=True))
+    op.add_column("api_keys", sa.Column("member_id", Int64, nullable=True))
     op.execute(
         "INSERT INTO members (account_id, user_id, role, created_ms)"
         " SELECT account_id, account_id, 'owner', created_ms FROM users WHERE deleted_ms IS NULL"
     )
     # Until now an account had one user, so all of its keys are theirs.
     op.execute("UPDATE api_keys SET member_id = account_id WHERE account_id IN (SELECT account_id FROM members)")
-
-
-def _add_account_column(table: str, column: str) -> None:
-    """Add a column without values that refers to an account. SQLite adds it in place only with its key inline."""
-    if op.get_bind().dialect.name == "sqlite":
-        name = op.f(f"fk_{table}_{column}")
-        op.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER CONSTRAINT {name} REFERENCES accounts (id)")
-        return
-    op.add_column(table, sa.Column(column, Int64, nullable=True))
-    op.create_foreign_key(op.f(f"fk_{table}_{column}"), table, "accounts", [column], ["id"])
