@@ -20,6 +20,7 @@ from minitoolai.images.provenance.marks import build_marks
 from minitoolai.images.results import ImageDelivery, ImageSweeper, Links, PublicAddress
 from minitoolai.images.scheduler import WorkerState
 from minitoolai.images.service import ImageService
+from minitoolai.images.unstored import UnstoredImages
 from minitoolai.images.webhooks import TIMEOUT_S, Post, WebhookDeliverer, WebhookSecrets
 from minitoolai.images.worker import ImageWorker
 from minitoolai.settings import Settings
@@ -56,7 +57,8 @@ def build(settings: Settings, shared: SharedServices) -> Images:
         shared.charging.meters,
         shared.spans,
         build_marks(settings, shared.secret_key),
-        shared.stand_ins,
+        UnstoredImages(settings.data_dir / "unstored"),
+        stand_ins=shared.stand_ins,
     )
     service = ImageService(
         shared.catalog,

@@ -11,7 +11,7 @@ import queue
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from minitoolai.core.errors import ConnectionLost, Overloaded, QueryTimeout, ReportTooLarge, StoreError
@@ -28,6 +28,17 @@ class Membership(Protocol):
     """Registration of this process among those that share a database: holds its number and receives notifications."""
 
     number: int
+    #: The server's process ID of the session, 0 if there is none now.
+    session_pid: int
+
+    def session_age_s(self) -> float:
+        """Return the seconds since the session was opened, 0 if there is none now."""
+
+    def listen(self, wanted: bool) -> None:
+        """Receive notifications or not."""
+
+    def why_not_ready(self) -> str | None:
+        """Return why requests cannot be served, as far as the database tells, or None if they can."""
 
     def start(self) -> int:
         """Register and return the process number. Raise StoreError if the server is away or no number is free."""
@@ -136,6 +147,8 @@ class ImmediateWrites:
 
 #: A report that reads longer is interrupted. SQLite cannot shorten its write-ahead log past an open read.
 REPORT_LIMIT_S = 10.0
+#: A read that finds its session lost only after this long is not repeated: its caller has waited enough.
+SILENT_LOSS_S = 1.0
 #: Threads for the reports of all accounts together: reports may wait for each other, requests never for a report.
 REPORT_THREADS = 2
 #: Reports of one account that may wait for their turn, and for how long.
@@ -165,6 +178,7 @@ class ReaderPool:
                 connection, is_new = self._idle.get_nowait(), False
             except queue.Empty:
                 connection, is_new = self._connect(True), True
+            began_s = time.monotonic()
             try:
                 if self.limit_s is not None:
                     connection.limit_time(self.limit_s)
@@ -172,7 +186,9 @@ class ReaderPool:
             except ConnectionLost:
                 connection.close()
                 # A pooled connection does not survive a restart of the server; only a new one tells that it is away.
-                if is_new:
+                # Neither does it survive a silent loss, and then the others have not, either.
+                self._close_idle()
+                if is_new or time.monotonic() - began_s > SILENT_LOSS_S:
                     raise
             except BaseException:
                 connection.close()
@@ -192,8 +208,12 @@ class ReaderPool:
     def close(self) -> None:
         """Wait for running reads, then close the idle connections."""
         self._threads.shutdown(wait=True)
-        while not self._idle.empty():
-            self._idle.get().close()
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().close()
 
 
 class Turns:
@@ -268,7 +288,7 @@ class Database:
         name: str,
         where: str = "",
         is_shared: bool = False,
-        register: Callable[[Sequence[str], OnNotify], Membership] | None = None,
+        register: Callable[..., Membership] | None = None,
         why_gone: Callable[[], str | None] = lambda: None,
         readers: int = 2,
     ) -> None:
@@ -306,12 +326,14 @@ class Database:
             sent_s = time.monotonic()
             self._follow(connection.server_ms(), sent_s)
 
-    def membership(self, channels: Sequence[str], on_notify: OnNotify) -> Membership | None:
+    def membership(
+        self, channels: Sequence[str], on_notify: OnNotify, *, is_numbered: bool = True
+    ) -> Membership | None:
         """Return the registration of this process, not yet started, or None if the database is not shared.
 
         `on_notify` is called in a separate thread for every notification on these channels.
         """
-        return self._register(channels, on_notify) if self._register else None
+        return self._register(channels, on_notify, is_numbered=is_numbered) if self._register else None
 
     def read(self, function: Callable[..., T], *arguments: object) -> T:
         """Run `function(connection, *arguments)` in this thread, on a pooled connection that cannot write."""
