@@ -69,6 +69,7 @@ def build(settings: Settings, shared: SharedServices) -> Images:
         signer=signer,
         in_flight=shared.in_flight,
         queue_limit=settings.image_queue,
+        accepts_without_workers=settings.image_queue_without_workers,
     )
     state = WorkerState(
         name=f"{socket.gethostname()}:{os.getpid()}:{random_text(6)}",

@@ -158,7 +158,9 @@ class ImageWorker:
     # ── attempts ──────────────────────────────────────────────────────────────────────────────────────────
 
     def models_of(self, engine: ImageEngine) -> list[str]:
-        """Return the catalog's models that this engine can run now."""
+        """Return the catalog's models that this engine can run now. One without room draws nothing."""
+        if not engine.max_concurrency:
+            return []
         return [
             model.name
             for model in self._catalog.images.values()
