@@ -201,6 +201,8 @@ class Server:
             asyncio.create_task(self._watchdog.run()),
             asyncio.create_task(RevocationWatch(services.database, services.in_flight).run()),
         ]
+        if (policy := services.keys.policy) is not None and policy.shared_buckets is not None:
+            self._tasks.append(asyncio.create_task(policy.shared_buckets.run()))
         if self._engines_first:
             await self._start_engines()
             self._tasks.append(asyncio.create_task(self._follow_fetches()))

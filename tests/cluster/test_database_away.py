@@ -138,7 +138,7 @@ def test_workers_take_no_process_number_and_the_257th_server_is_refused_with_the
     url = cluster.books()
     with session.connect(url) as holder:
         holder.execute(f"SELECT pg_advisory_lock({session._LOCKS}, n) FROM generate_series(0, {MAX_PROCESSES - 1}) n")
-        with pytest.raises(StoreError, match="256 processes already serve this database.*worker needs no number"):
+        with pytest.raises(StoreError, match=r"256 processes already serve this database.*worker needs no number"):
             ProcessRegistration(url, (), lambda channel, payload: None).start()
         worker = ProcessRegistration(url, ("test",), lambda channel, payload: None, is_numbered=False)
         worker.start()
@@ -175,9 +175,7 @@ def test_the_client_side_gives_up_on_silence(cluster: Cluster) -> None:
         ends = socket.socket(fileno=socket.dup(opened.fileno()))
         with ends:
             assert ends.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == session.SILENCE_LIMIT_S * 1000
-        rows = opened.execute(
-            "SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp_%' ORDER BY name"
-        ).fetchall()
+        rows = opened.execute("SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp_%' ORDER BY name").fetchall()
         assert dict(rows) == {
             "tcp_keepalives_count": "3",
             "tcp_keepalives_idle": "10",

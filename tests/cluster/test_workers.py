@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,14 +20,18 @@ from tests.support.server import Account, ServerProcess
 from tests.support.waiting import eventually
 from tests.support.wall_clock import WallClock
 
+#: Eight steps take eight seconds.
+SLOW = CATALOG.replace("delay_ms = 20", "delay_ms = 1000")
 ROWS = "SELECT id, state, attempt, failures, worker, error FROM generations ORDER BY id"
 
 
 @contextmanager
-def server_without_engines(folder: Path, cluster: Cluster, **env: str) -> Iterator[ServerProcess]:
+def server_without_engines(
+    folder: Path, cluster: Cluster, *, catalog: str = CATALOG, **env: str
+) -> Iterator[ServerProcess]:
     """A server that leaves images to workers."""
     given = {"MINITOOLAI_DATABASE_URL": cluster.books(), "MINITOOLAI_IMAGE_ROWS": "0", **env}
-    with ServerProcess(folder, catalog=CATALOG, env=given).start() as server:
+    with ServerProcess(folder, catalog=catalog, env=given).start() as server:
         yield server
 
 
@@ -44,12 +49,12 @@ def workers(server: ServerProcess, *envs: dict[str, str]) -> Iterator[list[Worke
 
 
 def test_jobs_of_a_killed_worker_are_queued_again_within_3_s(tmp_path: Path, cluster: Cluster) -> None:
-    with server_without_engines(tmp_path, cluster, MINITOOLAI_IMAGE_QUEUE_WITHOUT_WORKERS="1") as server:
+    with server_without_engines(tmp_path, cluster, catalog=SLOW, MINITOOLAI_IMAGE_QUEUE_WITHOUT_WORKERS="1") as server:
         account = server.account("10")
         with workers(server, {}) as (first,):
             # A watcher trusts the sessions of others once its own is ten seconds old.
             time.sleep(11)
-            jobs = [submit(account, steps=100, prompt=str(n)) for n in range(8)]
+            jobs = [submit(account, steps=8, prompt=str(n)) for n in range(8)]
             eventually(lambda: all(poll(server, job)["status"] == "processing" for job in jobs), within_s=20)
             first.kill()
             killed_s = time.monotonic()
@@ -141,7 +146,10 @@ def test_a_wrong_clock_on_one_of_three_machines_changes_no_charge(
         for number in range(3):
             folder = tmp_path / str(number)
             folder.mkdir()
-            env = {"MINITOOLAI_DATABASE_URL": url, "MINITOOLAI_SECRET_KEY": "s" * 64}
+            env = {"MINITOOLAI_DATABASE_URL": url}
+            if servers:
+                (folder / "data").mkdir(mode=0o700)
+                shutil.copy(servers[0].data_dir / "secret.key", folder / "data")
             servers.append(ServerProcess(folder, catalog=CATALOG, env=env | (clock.env if number == 0 else {})).start())
         account = servers[1].account("10")
         clock.shift(shift_s)
@@ -153,7 +161,7 @@ def test_a_wrong_clock_on_one_of_three_machines_changes_no_charge(
         costs = [_chat(server, account) for server in servers for _ in range(3)]
         assert len(set(costs)) == 1, costs
         for server in servers:
-            submit(Account(server, account.id, account.email, account.key), steps=60)
+            submit(Account(server, account.id, account.email, account.key), steps=8)
         settle_jobs(servers[1], within_s=60)
         # Long enough for the others to look for expired leases.
         time.sleep(6)

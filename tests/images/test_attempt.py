@@ -163,9 +163,7 @@ class FullStore(LocalObjectStore):
         raise StoreError("no space left on device")
 
 
-def test_an_attempt_fails_once_the_store_has_been_full_for_hours(
-    sqlite_books: TemporaryBooks, tmp_path: Path
-) -> None:
+def test_an_attempt_fails_once_the_store_has_been_full_for_hours(sqlite_books: TemporaryBooks, tmp_path: Path) -> None:
     async def test(studio: Studio) -> None:
         clock = FixedClock()
         store = FullStore(tmp_path, clock)

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from minitoolai.core.models import Balance
+from minitoolai.storage.tables import jobs
 from tests.support.books import TemporaryBooks
 from tests.support.studio import PRICE, Gate, Studio, at_once
 

@@ -249,7 +249,8 @@ class Site:
 
     @cached_property
     def throttle(self) -> Throttle:
-        return Throttle(self.clock, self.tries_factor)
+        policy = self.keys.policy
+        return Throttle(self.clock, self.tries_factor, shared=policy.shared_buckets if policy else None)
 
     @cached_property
     def failures(self) -> Failures:
