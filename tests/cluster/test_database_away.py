@@ -11,10 +11,10 @@ from contextlib import ExitStack, closing
 import pytest
 
 from minitoolai.core.errors import StoreError
-from minitoolai.storage.database import Database
+from minitoolai.storage.database import Database, offset_of
 from minitoolai.storage.opening import open_database
 from minitoolai.storage.postgres import session
-from minitoolai.storage.postgres.session import MAX_PROCESSES, ProcessRegistration, offset_of
+from minitoolai.storage.postgres.session import MAX_PROCESSES, ProcessRegistration
 from tests.support.cluster import Cluster
 from tests.support.machines import Network, network, postgres_on
 from tests.support.waiting import eventually

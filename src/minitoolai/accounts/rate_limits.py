@@ -191,7 +191,9 @@ class Limits:
         return (key, account)
 
     def _bucket(self, name: str, limit: int) -> Bucket:
-        return TokenBucket(limit) if self.shared is None else self.shared.bucket(name, limit)
+        if self.shared is not None:
+            return self.shared.bucket(name, limit)
+        return TokenBucket(max(1, limit // self._processes))
 
     def _evict_idle(self) -> None:
         if len(self._accounts) + len(self._keys) < MAX_TRACKED:

@@ -44,6 +44,7 @@ class ImageWorker:
     ) -> None:
         self.state = state
         self.events = services.events
+        self.outage = services.outage
         #: Of a process on a shared database, once it is registered.
         self.membership: Membership | None = None
         #: The session listens for new jobs only, so that only the first workers of a fleet need to.
@@ -132,7 +133,7 @@ class ImageWorker:
                 missing = set()
                 continue
             try:
-                now_missing = await self._services.database.read_async(jobs.vanished_workers)
+                now_missing = await self._services.database.read_async(self._services.database.vanished_workers)
                 now_missing.discard(self.state.name)
                 if gone := now_missing & missing:
                     await self._leases.requeue_of(gone)

@@ -22,6 +22,30 @@ Row = tuple[Any, ...]
 OnNotify = Callable[[str | None, str | None], None]
 #: Called with the server's time in milliseconds since 1970, and the monotonic time just before it was read.
 OnServerTime = Callable[[int, float], None]
+#: A process is not ready if its machine's clock differs by more: records and expiry times would be wrong.
+CLOCK_LIMIT_MS = 2000
+
+
+class ClockOffset(NamedTuple):
+    """This machine's wall clock minus the database server's, and how inexact that is: half of the round trip."""
+
+    ms: int
+    inexact_ms: int
+
+    @property
+    def is_wrong(self) -> bool:
+        """Return True if the difference is certainly too large."""
+        return abs(self.ms) - self.inexact_ms > CLOCK_LIMIT_MS
+
+    def describe(self) -> str:
+        """Say how far this machine's clock is off."""
+        direction = "ahead of" if self.ms > 0 else "behind"
+        return f"this machine's clock is {abs(self.ms) / 1000:.1f} s {direction} the database server's"
+
+
+def offset_of(server_ms: int, before_s: float, round_trip_s: float) -> ClockOffset:
+    """Return the offset from the server's time and our wall clock before it was asked."""
+    return ClockOffset(round((before_s + round_trip_s / 2) * 1000) - server_ms, round(round_trip_s * 500))
 
 
 class Membership(Protocol):
@@ -30,6 +54,8 @@ class Membership(Protocol):
     number: int
     #: The server's process ID of the session, 0 if there is none now.
     session_pid: int
+    #: This machine's clock minus the server's, once it is known.
+    clock_offset: ClockOffset | None
 
     def session_age_s(self) -> float:
         """Return the seconds since the session was opened, 0 if there is none now."""
@@ -325,6 +351,13 @@ class Database:
         if self._follow is not None:
             sent_s = time.monotonic()
             self._follow(connection.server_ms(), sent_s)
+
+    def vanished_workers(self, connection: Connection) -> set[str]:
+        """Return the registered workers whose session is gone. Only a shared database knows its sessions."""
+        # Imported only where needed: psycopg takes 0.1 s.
+        from minitoolai.storage.postgres.session import vanished_workers
+
+        return vanished_workers(connection)
 
     def membership(
         self, channels: Sequence[str], on_notify: OnNotify, *, is_numbered: bool = True

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,7 @@ from minitoolai.core.errors import CatalogError, EngineTimeout, ServiceError, Se
 from minitoolai.core.inference import ChatRequest
 from minitoolai.paths import catalog_path, database_url, load_secret_keys
 from minitoolai.settings import Settings
+from minitoolai.storage.database import ClockOffset, Connection, offset_of
 from minitoolai.storage.opening import has_tables, unsafe_settings
 from minitoolai.storage.tables.accounts import accounts_by_group
 
@@ -137,7 +139,17 @@ def _check_database(settings: Settings) -> str:
     if broken:
         raise SettingsError(f"the ledger does not add up: {', '.join(broken)}; run minitoolai audit")
     load_secret_keys(settings)
+    if settings.database_url:
+        offset = read(settings, _clock_offset)
+        if offset.is_wrong:
+            raise SettingsError(f"{offset.describe()}; synchronise both with NTP, such as chrony")
     return f"{where}, all invariants hold"
+
+
+def _clock_offset(connection: Connection) -> ClockOffset:
+    wall_s, began_s = time.time(), time.monotonic()
+    server_ms = connection.server_ms()
+    return offset_of(server_ms, wall_s, time.monotonic() - began_s)
 
 
 def _check_object_store(settings: Settings) -> str:

@@ -9,14 +9,14 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 from psycopg import conninfo
 from psycopg.types.numeric import Int8Dumper
 
 from minitoolai.core.errors import ConnectionLost, QueryTimeout, SettingsError, StoreError
-from minitoolai.storage.database import OnNotify, Row
+from minitoolai.storage.database import ClockOffset, Connection, OnNotify, Row, offset_of
 
 #: The server ends a transaction that is idle for this long, so that a frozen process does not keep its locks.
 IDLE_TRANSACTION_TIMEOUT_MS = 10_000
@@ -133,31 +133,7 @@ RETRY_S = 0.5
 ASK_EVERY_S = 1.0
 #: Not ready without an answer for this long.
 ANSWER_LIMIT_S = 3.0
-#: Not ready if this machine's clock differs by more: records and expiry times would be wrong.
-CLOCK_LIMIT_MS = 2000
 _CLOCK_AND_ROLE = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint, pg_is_in_recovery()"
-
-
-class ClockOffset(NamedTuple):
-    """This machine's wall clock minus the database server's, and how inexact that is: half of the round trip."""
-
-    ms: int
-    inexact_ms: int
-
-    @property
-    def is_wrong(self) -> bool:
-        """Return True if the difference is certainly too large."""
-        return abs(self.ms) - self.inexact_ms > CLOCK_LIMIT_MS
-
-    def describe(self) -> str:
-        """Say how far this machine's clock is off."""
-        direction = "ahead of" if self.ms > 0 else "behind"
-        return f"this machine's clock is {abs(self.ms) / 1000:.1f} s {direction} the database server's"
-
-
-def offset_of(server_ms: int, before_s: float, round_trip_s: float) -> ClockOffset:
-    """Return the offset from the server's time and our wall clock before it was asked."""
-    return ClockOffset(round((before_s + round_trip_s / 2) * 1000) - server_ms, round(round_trip_s * 500))
 
 
 class ProcessRegistration:
@@ -285,3 +261,15 @@ class ProcessRegistration:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+
+def vanished_workers(db: Connection) -> set[str]:
+    """Return the registered workers whose session is gone.
+
+    The session of a process that was killed ends at once; that of a machine without power after some seconds.
+    """
+    rows = db.execute(
+        "SELECT name FROM workers WHERE presence IS NOT NULL AND NOT EXISTS"
+        " (SELECT 1 FROM pg_stat_activity AS a WHERE a.pid = workers.presence)"
+    )
+    return {row[0] for row in rows}

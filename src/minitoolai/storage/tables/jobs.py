@@ -295,7 +295,10 @@ _decode = msgspec.json.Decoder(EngineModels).decode
 def register_worker(
     connection: Connection, name: str, offers: EngineModels, now_ms: int, presence: int | None = None
 ) -> None:
-    """Report that this worker is alive and which models its engines can run. `presence`: see `vanished_workers`."""
+    """Report that this worker is alive and which models its engines can run.
+
+    `presence`: the session that it keeps open, see storage/postgres/session.py.
+    """
     row = (_encode(offers).decode(), now_ms, presence, name)
     if not connection.execute_many("UPDATE workers SET offers = ?, seen_ms = ?, presence = ? WHERE name = ?", [row]):
         connection.execute_many("INSERT INTO workers (offers, seen_ms, presence, name) VALUES (?, ?, ?, ?)", [row])
@@ -307,18 +310,6 @@ def unregister_worker(connection: Connection, name: str) -> None:
     """Remove a worker that stops."""
     connection.execute_many("DELETE FROM workers WHERE name = ?", [(name,)])
     connection.execute_many("DELETE FROM worker_steps WHERE worker = ?", [(name,)])
-
-
-def vanished_workers(connection: Connection) -> set[str]:
-    """Return the registered workers whose session is gone. Only for PostgreSQL, which knows its sessions.
-
-    The session of a process that was killed ends at once; that of a machine without power after some seconds.
-    """
-    rows = connection.execute(
-        "SELECT name FROM workers WHERE presence IS NOT NULL AND NOT EXISTS"
-        " (SELECT 1 FROM pg_stat_activity AS a WHERE a.pid = workers.presence)"
-    )
-    return {row[0] for row in rows}
 
 
 def mark_vanished(connection: Connection, names: Collection[str], now_ms: int) -> None:
