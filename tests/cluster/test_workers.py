@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from tests.support.wall_clock import WallClock
 
 #: Eight steps take eight seconds.
 SLOW = CATALOG.replace("delay_ms = 20", "delay_ms = 1000")
+#: `make cluster` takes the bucket away for ten minutes.
+OUTAGE_S = 600 if os.environ.get("CLUSTER_LONG") else 3
 ROWS = "SELECT id, state, attempt, failures, worker, error FROM generations ORDER BY id"
 
 
@@ -89,7 +92,7 @@ def test_a_bucket_that_is_away_fails_no_job_and_no_image_is_drawn_twice(tmp_path
             # A worker that starts anew meanwhile draws none of them again.
             worker.stop()
             with workers(server, {}):
-                time.sleep(3)
+                time.sleep(OUTAGE_S)
                 assert {poll(server, job)["status"] for job in jobs} <= {"processing", "queued"}
                 s3.start()
                 s3.make_bucket("pictures")

@@ -1,6 +1,6 @@
 """Rate limits that several processes keep together: each draws units from a row of the database, a few at a time.
 
-A process draws the more, the faster it spends, but at most a tenth of the limit, and gives back what it does not need.
+A process draws the more, the faster it spends, but at most a tenth of the limit, and returns units that it does not need.
 So the limit holds for all processes together, and one connection can use nearly all of it.
 """
 
@@ -19,9 +19,9 @@ from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
 
-#: Largest part of a limit that a process draws at once: one in this many.
+#: Largest part of a limit that one draw takes: one in this many.
 SHARE = 10
-#: Give back what was not used for this long.
+#: Give back units that were not used for this long.
 IDLE_S = 2.0
 #: Look for units to give back this often, and for rows to delete after this many looks.
 GIVE_BACK_EVERY_S, DELETE_AFTER = 1.0, 60
@@ -122,7 +122,7 @@ class LeasedBucket:
         self._drawing: asyncio.Lock = asyncio.Lock()
 
     async def prepare(self, units: int, least: int) -> None:
-        """Draw units, if fewer than `least` are held. What cannot be had, `wait_s` tells. Raises Overloaded."""
+        """Draw units, if fewer than `least` are held. If there are too few, `wait_s` returns the time until there are. Raises Overloaded."""
         while self.held < least and self._may_ask(least):
             async with self._drawing:
                 if self.held < least and self._may_ask(least):
@@ -195,5 +195,5 @@ class LeasedBucket:
 
 
 def bucket_name(kind: str, key: str) -> str:
-    """Return the name of a bucket whose key is personal, such as an address, without the key."""
+    """Return the name of a bucket with a personal key, such as an address, which the name does not show."""
     return f"{kind}/{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}"

@@ -31,7 +31,7 @@ POLL_SINGLE_PROCESS_EVERY_S, POLL_EVERY_S = 2.0, 0.5
 #: A fleet with room reads the queue this often, all of its workers together: each polls rarely, at a random time.
 FLEET_POLLS_PER_S = 50.0
 #: The first workers of a fleet listen for new jobs. Each listening session would cost the server work for every job.
-LISTENERS = 8
+LISTENERS = 3
 #: A worker that was notified waits for a random part of this, so that the others find the job claimed and do nothing.
 NOTIFIED_JITTER_S = 0.02
 #: Poll this often while the engine is restarting.
@@ -43,6 +43,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 #: Consider this many jobs from the head of the queue: by the only process, and by one of several, which would else
 #: read much more than they claim.
 MAX_WAITING, MAX_WAITING_SHARED = 512, 128
+#: Read the whole queue at least this often, see `JobClaimer._waiting`.
+READ_ALL_EVERY_S = 2.0
 #: One of several processes names this many times the jobs that it has room for: another may be claiming the first ones.
 SPARE = 4
 #: Longest random delay before starting an on-demand engine, so that usually only one of several processes starts it.
@@ -160,6 +162,9 @@ class JobClaimer:
         self._models_until_s = 0.0
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, clock=services.clock.steady_s)
         self._has_failed = False
+        #: Head of the queue at the last read, and when to read it from the beginning again.
+        self._head: jobs.Place | None = None
+        self._read_all_at_s = 0.0
         self._is_started = False
         self._start_jitter_s = 0.0 if state.single_process else jitter_s(0.0, START_JITTER_S)
         #: How long this process has seen a job wait for an engine that is not started.
@@ -188,7 +193,7 @@ class JobClaimer:
         return min(poll_s, paused_s) if paused_s > 0 else poll_s
 
     def _poll_s(self) -> float:
-        """Return a random wait whose mean grows with the fleet, so that all together poll equally often."""
+        """Return a random wait. Its mean grows with the fleet, so that all together poll equally often."""
         mean_s = max(POLL_EVERY_S, self._state.fleet.size / FLEET_POLLS_PER_S)
         return jitter_s(0.5 * mean_s, 1.5 * mean_s)
 
@@ -212,7 +217,7 @@ class JobClaimer:
             await self._start()
         running = [attempt for attempt in state.attempts.values() if attempt.engine is engine]
         if self._services.outage.is_on:
-            # What is drawn now could not be stored.
+            # An image that is drawn now could not be stored.
             return
         if state.draining or not engine.is_up or len(running) >= engine.max_concurrency or not self._backoff.is_due():
             return
@@ -234,9 +239,22 @@ class JobClaimer:
             await self._claim([job.id for job in batch], free)
 
     async def _waiting(self, models: list[str], limit: int) -> list[WaitingJob]:
+        """Read the queue from its last known head; from the beginning if nothing is there, and every two seconds.
+
+        New jobs come behind the head of a queue that is not empty. One that was queued again may be before it.
+        """
         if not models:
             return []
-        return await self._services.database.read_async(jobs.waiting, self._engine.name, models, limit)
+        now_s = self._services.clock.steady_s()
+        since = self._head if now_s < self._read_all_at_s else None
+        read = partial(self._services.database.read_async, jobs.waiting, self._engine.name, models, limit)
+        waiting: list[WaitingJob] = await read(since)
+        if not waiting and since is not None:
+            since, waiting = None, await read(None)
+        if since is None:
+            self._read_all_at_s = now_s + READ_ALL_EVERY_S
+        self._head = (waiting[0].turn, waiting[0].created_ms, waiting[0].id) if waiting else None
+        return waiting
 
     async def _should_start(self, now_s: float) -> bool:
         """Return True if the engine should start now. One that starts on demand needs a job that has waited for it."""

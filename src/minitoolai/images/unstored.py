@@ -20,7 +20,7 @@ from minitoolai.core.threads import FILES
 
 log = logging.getLogger(__name__)
 
-#: Delete an image that nobody has asked for since: its job was finished by another worker, or cancelled.
+#: Delete an image after this time: its job was finished by another worker, or cancelled.
 KEEP_S = 2 * 86_400.0
 #: Keep at most this many bytes. Further images wait in memory.
 MAX_BYTES = 1 << 30
@@ -86,7 +86,7 @@ class UnstoredImages:
 
 @dataclass
 class StoreOutage:
-    """The jobs of this process whose image the object store did not take at the last try."""
+    """The jobs of this process with an image that the object store did not take at the last try."""
 
     waiting: set[int] = field(default_factory=set)
 

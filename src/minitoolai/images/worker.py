@@ -28,7 +28,7 @@ from minitoolai.storage.tables.jobs import ClaimedJob
 log = logging.getLogger(__name__)
 
 #: If other processes read the steps, write changed ones this often.
-WRITE_STEPS_EVERY_S = 0.25
+WRITE_STEPS_EVERY_S = 0.5
 REGISTER_EVERY_S = 5.0
 #: So many workers look for others that have vanished, this often. Twice missing, and its jobs are queued again.
 WATCHERS, WATCH_EVERY_S = 3, 1.0
@@ -118,11 +118,11 @@ class ImageWorker:
             await _wait_for(self._is_registered_anew, jitter_s(0.9, 1.1) * REGISTER_EVERY_S)
 
     def registered_anew(self) -> None:
-        """Tell the others about the new session of this process at once, or they would think that it has vanished."""
+        """Publish the new session of this process without delay, or the others would think that it has vanished."""
         self._is_registered_anew.set()
 
     async def _watch_others(self) -> None:
-        """Requeue the jobs of workers whose session is gone, instead of waiting for their leases to expire.
+        """Requeue the jobs of workers without a session, instead of waiting for their leases to expire.
 
         Only the first few workers do this. A session may be replaced, so a worker must be missing twice.
         """

@@ -316,6 +316,7 @@ class Database:
         is_shared: bool = False,
         register: Callable[..., Membership] | None = None,
         why_gone: Callable[[], str | None] = lambda: None,
+        vanished_workers: Callable[[Connection], set[str]] = lambda _: set(),
         readers: int = 2,
     ) -> None:
         self.name = name
@@ -325,6 +326,8 @@ class Database:
         self.is_shared = is_shared
         #: Returns what happened to the file that this process opened, or None if it is still there.
         self.why_gone = why_gone
+        #: Returns the registered workers that have no session any more. Only a shared database knows its sessions.
+        self.vanished_workers = vanished_workers
         self._connect = connect
         #: Receives the server's time, if the database is shared.
         self._follow: OnServerTime | None = None
@@ -351,13 +354,6 @@ class Database:
         if self._follow is not None:
             sent_s = time.monotonic()
             self._follow(connection.server_ms(), sent_s)
-
-    def vanished_workers(self, connection: Connection) -> set[str]:
-        """Return the registered workers whose session is gone. Only a shared database knows its sessions."""
-        # Imported only where needed: psycopg takes 0.1 s.
-        from minitoolai.storage.postgres.session import vanished_workers
-
-        return vanished_workers(connection)
 
     def membership(
         self, channels: Sequence[str], on_notify: OnNotify, *, is_numbered: bool = True

@@ -33,7 +33,7 @@ _SESSION = {
     "keepalives_count": 3,
     "tcp_user_timeout": SILENCE_LIMIT_S * 1000,
 }
-#: The server's side: end a session whose machine lost power or its network. By default that takes two hours, in which
+#: The server's side: end a session if its machine lost power or its network. By default that takes two hours, in which
 #: its place, its locks and its process number stay taken.
 _SERVER_SIDE = (
     " SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;"
@@ -264,9 +264,9 @@ class ProcessRegistration:
 
 
 def vanished_workers(db: Connection) -> set[str]:
-    """Return the registered workers whose session is gone.
+    """Return the registered workers that have no session any more.
 
-    The session of a process that was killed ends at once; that of a machine without power after some seconds.
+    The session of a process that was killed ends immediately; that of a machine without power after some seconds.
     """
     rows = db.execute(
         "SELECT name FROM workers WHERE presence IS NOT NULL AND NOT EXISTS"

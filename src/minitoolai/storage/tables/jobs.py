@@ -113,13 +113,24 @@ class ClaimedJob(msgspec.Struct, frozen=True):
 _QUEUE_ORDER = "ORDER BY turn, created_ms, id"
 
 
-def waiting(connection: Connection, engine: str, models: Sequence[str], limit: int) -> list[WaitingJob]:
-    """Return the first queued jobs for this engine and these models, in queue order."""
+#: Place in the queue: turn, creation time, ID.
+Place = tuple[int, int, int]
+
+
+def waiting(
+    connection: Connection, engine: str, models: Sequence[str], limit: int, since: Place | None = None
+) -> list[WaitingJob]:
+    """Return the first queued jobs for this engine and these models, in queue order.
+
+    `since` leaves out those before this place, and with them all that were there: while an old transaction is open,
+    PostgreSQL cannot remove them from the index, and would pass over each of them.
+    """
     listed = ",".join("?" * len(models))
+    bound = " AND (turn, created_ms, id) >= (?, ?, ?)" if since else ""
     rows = connection.execute(
         "SELECT id, account_id, model, size, turn, failures, created_ms FROM generations WHERE state = 'queued'"
-        f" AND kind = 'image' AND engine = ? AND model IN ({listed}) {_QUEUE_ORDER} LIMIT ?",
-        (engine, *models, limit),
+        f" AND kind = 'image' AND engine = ? AND model IN ({listed}){bound} {_QUEUE_ORDER} LIMIT ?",
+        (engine, *models, *(since or ()), limit),
     )
     return [WaitingJob(*row) for row in rows]
 
