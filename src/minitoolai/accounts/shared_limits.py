@@ -122,7 +122,10 @@ class LeasedBucket:
         self._drawing: asyncio.Lock = asyncio.Lock()
 
     async def prepare(self, units: int, least: int) -> None:
-        """Draw units, if fewer than `least` are held. If there are too few, `wait_s` returns the time until there are. Raises Overloaded."""
+        """Draw units, if fewer than `least` are held. Raises Overloaded.
+
+        If there are too few, `wait_s` returns the time until there are enough.
+        """
         while self.held < least and self._may_ask(least):
             async with self._drawing:
                 if self.held < least and self._may_ask(least):
