@@ -1,7 +1,7 @@
 """Rate limits that several processes keep together: each draws units from a row of the database, a few at a time.
 
-A process draws the more, the faster it spends, but at most a tenth of the limit, and returns units that it does not need.
-So the limit holds for all processes together, and one connection can use nearly all of it.
+A process draws the more, the faster it spends, but at most a tenth of the limit, and returns units that it does not
+need. So the limit holds for all processes together, and one connection can use nearly all of it.
 """
 
 from __future__ import annotations
