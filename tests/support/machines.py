@@ -9,36 +9,20 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
-
 from tests.support.cluster import Cluster
+from tests.support.programs import network_namespaces
 
 T = TypeVar("T")
 NETWORK = "10.77.0"
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 _numbers = itertools.count(1)
-
-
-def why_no_namespaces() -> str | None:
-    """Return why this machine cannot have network namespaces, or None if it can."""
-    if os.getuid() != 0:
-        return "network namespaces need root"
-    if shutil.which("ip") is None:
-        return "the program ip (iproute2) is not installed"
-    name = f"mt-probe-{os.getpid()}"
-    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
-    if made.returncode:
-        return f"network namespaces are not allowed here: {made.stderr.strip()}"
-    _ip("netns", "del", name)
-    return None
 
 
 def _ip(*arguments: str) -> None:
@@ -121,8 +105,7 @@ class Network:
     """Machines joined by one switch."""
 
     def __init__(self) -> None:
-        if (reason := why_no_namespaces()) is not None:
-            pytest.skip(reason)
+        network_namespaces()
         self._prefix = f"mt{os.getpid()}-{next(_numbers)}"
         self._switch = f"{self._prefix}-sw"
         self.machines: dict[str, Machine] = {}

@@ -6,7 +6,6 @@ While an image waits for the store, this process claims no more jobs: they would
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from minitoolai.core.clock import wall_s
 from minitoolai.core.private_files import make_private_folder, private_opener
 from minitoolai.core.threads import FILES
 
@@ -71,7 +71,7 @@ class UnstoredImages:
         used = 0
         for path in self._folder.glob("*.image*"):
             status = path.stat()
-            if status.st_mtime < time.time() - KEEP_S:
+            if status.st_mtime < wall_s() - KEEP_S:
                 path.unlink(missing_ok=True)
             else:
                 used += status.st_size

@@ -23,6 +23,7 @@ from minitoolai.cli.operations.half_set import half_set
 from minitoolai.core.catalog.catalog import Catalog, SpeechModel
 from minitoolai.core.catalog.loader import read_catalog
 from minitoolai.core.catalog.shop import Shop
+from minitoolai.core.clock import wall_s
 from minitoolai.core.errors import CatalogError, EngineTimeout, ServiceError, SettingsError, StoreError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.paths import catalog_path, database_url, load_secret_keys
@@ -147,9 +148,9 @@ def _check_database(settings: Settings) -> str:
 
 
 def _clock_offset(connection: Connection) -> ClockOffset:
-    wall_s, began_s = time.time(), time.monotonic()
+    before_s, began_s = wall_s(), time.monotonic()
     server_ms = connection.server_ms()
-    return offset_of(server_ms, wall_s, time.monotonic() - began_s)
+    return offset_of(server_ms, before_s, time.monotonic() - began_s)
 
 
 def _check_object_store(settings: Settings) -> str:

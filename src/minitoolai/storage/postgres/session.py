@@ -15,6 +15,7 @@ import psycopg
 from psycopg import conninfo
 from psycopg.types.numeric import Int8Dumper
 
+from minitoolai.core.clock import wall_s
 from minitoolai.core.errors import ConnectionLost, QueryTimeout, SettingsError, StoreError
 from minitoolai.storage.database import ClockOffset, Connection, OnNotify, Row, offset_of
 
@@ -206,13 +207,13 @@ class ProcessRegistration:
 
     def _ask(self, session: psycopg.Connection[Row]) -> None:
         """Ask for the time. A server that only reads, because another took over, is as good as away."""
-        wall_s, began_s = time.time(), time.monotonic()
+        before_s, began_s = wall_s(), time.monotonic()
         row = session.execute(_CLOCK_AND_ROLE).fetchone()
         assert row is not None, "one row"
         if row[1]:
             raise ConnectionLost("this PostgreSQL server is a standby, which cannot be written")
         self._answered_s = time.monotonic()
-        self.clock_offset = offset_of(row[0], wall_s, self._answered_s - began_s)
+        self.clock_offset = offset_of(row[0], before_s, self._answered_s - began_s)
 
     def _follow_wish(self, session: psycopg.Connection[Row]) -> None:
         if self._is_listening != self._wants_to_listen:
