@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -187,3 +189,30 @@ def _chat(server: ServerProcess, account: Account) -> Any:
     assert said.status_code == 200, said.text
     usage = said.json()["usage"]
     return usage["prompt_tokens"] * 150 + usage["completion_tokens"] * 600
+
+
+def test_a_worker_starts_again_on_sighup_answers_for_its_health_and_ignores_a_broken_catalog(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    listens = {"MINITOOLAI_METRICS_LISTEN": "127.0.0.1:0"}
+    with server_without_engines(tmp_path, cluster) as server, workers(server, listens) as (worker,):
+        log = server.folder / "worker.log"
+        first = health_url(log)
+        assert [requests.get(first + path, timeout=5).status_code for path in ("/healthz", "/readyz")] == [200, 200]
+        pid = worker.pid
+        os.kill(pid, signal.SIGHUP)
+        eventually(lambda: health_url(log) != first, within_s=30)
+        second = health_url(log)
+        eventually(lambda: requests.get(second + "/readyz", timeout=5).status_code == 200, within_s=10)
+        catalog = tmp_path / "catalog.toml"
+        catalog.write_text(catalog.read_text() + "\n[image.broken]\nengines = 7\n")
+        os.kill(pid, signal.SIGHUP)
+        eventually(lambda: "not restarting on SIGHUP" in log.read_text(), within_s=10)
+        assert requests.get(second + "/healthz", timeout=5).text == "ok\n"
+        catalog.write_text(CATALOG)
+        worker.stop()
+
+
+def health_url(log: Path) -> str:
+    """Return the address that the worker logged last."""
+    return re.findall(r"metrics at (http://\S+)/metrics", log.read_text())[-1]
