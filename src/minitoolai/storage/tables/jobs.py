@@ -326,8 +326,8 @@ def unregister_worker(connection: Connection, name: str) -> None:
 def mark_vanished(connection: Connection, names: Collection[str], now_ms: int) -> None:
     """Count these workers as lost now, so that no job is offered for their engines."""
     connection.execute_many(
-        "UPDATE workers SET presence = NULL, seen_ms = ? WHERE name = ? AND seen_ms > ?",
-        [(now_ms - WORKER_TIMEOUT_MS, name, now_ms - WORKER_TIMEOUT_MS) for name in sorted(names)],
+        "UPDATE workers SET presence = NULL, seen_ms = ? WHERE name = ?",
+        [(now_ms - WORKER_TIMEOUT_MS, name) for name in sorted(names)],
     )
 
 
