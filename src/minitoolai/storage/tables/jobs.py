@@ -146,11 +146,12 @@ def claim(
         return []
     listed = ",".join("?" * len(ids))
     rows = connection.execute(
-        # Materialized: else PostgreSQL might run it again for each row, and claim more than the limit.
-        f"WITH free AS MATERIALIZED (SELECT id FROM generations WHERE state = 'queued' AND id IN ({listed})"
+        # Materialized: else PostgreSQL might run it again for each row, and claim more than the limit. The concatenation
+        # keeps it from the index of queued jobs, which is long while an old transaction is open; their IDs are known.
+        f"WITH free AS MATERIALIZED (SELECT id FROM generations WHERE state || '' = 'queued' AND id IN ({listed})"
         f" {_QUEUE_ORDER} LIMIT ?{connection.skip_locked})"
         " UPDATE generations SET state = 'running', attempt = attempt + 1, worker = ?, lease_until_ms = ?"
-        " WHERE state = 'queued' AND id IN (SELECT id FROM free)"
+        " WHERE id IN (SELECT id FROM free)"
         " RETURNING id, account_id, attempt, failures, model, price_output, seed, request, created_ms, turn",
         (*ids, len(ids) if limit is None else limit, worker, now_ms + lease_ms),
     )
