@@ -85,6 +85,7 @@ def test_a_bucket_that_is_away_fails_no_job_and_no_image_is_drawn_twice(tmp_path
             "MINITOOLAI_S3_ACCESS_KEY_ID": "test",
             "MINITOOLAI_S3_SECRET_ACCESS_KEY": "test",
             "MINITOOLAI_IMAGE_QUEUE_WITHOUT_WORKERS": "1",
+            "MINITOOLAI_DRAIN_TIMEOUT_S": "2",
         }
         with server_without_engines(tmp_path, cluster, **store) as server, workers(server, {}) as (worker,):
             account = server.account("10")
