@@ -43,6 +43,7 @@ from minitoolai.images.provenance.check import MarkChecker
 from minitoolai.images.results import PublicAddress
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.i18n import LANGUAGES, N_, formatter, translations
+from minitoolai.portal.measurements import Measurements
 from minitoolai.portal.names import isolate, isolate_text
 from minitoolai.portal.notice_mail import NoticeMailer
 from minitoolai.settings import Settings
@@ -73,6 +74,7 @@ NAVIGATION = (
     NavigationEntry("/admin", N_("Admin"), "admin"),
     NavigationEntry("/docs", N_("Guide")),
     NavigationEntry("/reference", N_("Reference")),
+    NavigationEntry("/models", N_("Models")),
     NavigationEntry("/prices", N_("Prices")),
     NavigationEntry("/search", N_("Search")),
 )
@@ -251,6 +253,10 @@ class Site:
     def throttle(self) -> Throttle:
         policy = self.keys.policy
         return Throttle(self.clock, self.tries_factor, shared=policy.shared_buckets if policy else None)
+
+    @cached_property
+    def measurements(self) -> Measurements:
+        return Measurements(self.database, self.clock)
 
     @cached_property
     def failures(self) -> Failures:
