@@ -146,8 +146,8 @@ def claim(
         return []
     listed = ",".join("?" * len(ids))
     rows = connection.execute(
-        # Materialized: else PostgreSQL might run it again for each row, and claim more than the limit. The concatenation
-        # keeps it from the index of queued jobs, which is long while an old transaction is open; their IDs are known.
+        # Materialized: else PostgreSQL might run it again for each row, and claim more than the limit. With the
+        # concatenation it does not use the index of queued jobs, which is long while an old transaction is open.
         f"WITH free AS MATERIALIZED (SELECT id FROM generations WHERE state || '' = 'queued' AND id IN ({listed})"
         f" {_QUEUE_ORDER} LIMIT ?{connection.skip_locked})"
         " UPDATE generations SET state = 'running', attempt = attempt + 1, worker = ?, lease_until_ms = ?"
