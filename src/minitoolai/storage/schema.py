@@ -737,7 +737,6 @@ worker_steps = Table(
     metadata,
     Column("worker", Text, primary_key=True),
     Column("steps", Text, nullable=False),
-    prefixes=["UNLOGGED"],
     sqlite_strict=True,
 )
 
@@ -748,7 +747,6 @@ shared_limits = Table(
     Column("name", Text, primary_key=True),
     Column("full_us", Int64, nullable=False),
     Index("ix_shared_limits_full", "full_us"),
-    prefixes=["UNLOGGED"],
     sqlite_strict=True,
 )
 
