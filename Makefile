@@ -9,7 +9,7 @@ TORCH    ?= torch==2.13.0
 DATA_DIR ?= data
 MODEL    ?= large
 
-.PHONY: help install dev dev-gpu serve test acceptance fuzz fetched compatibility chaos soak alerts check house bench bench-peers pin sbom wheel clean
+.PHONY: help install dev dev-gpu serve test acceptance fuzz fetched compatibility chaos cluster soak alerts check house bench bench-peers pin sbom wheel clean
 
 help:           ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -57,6 +57,10 @@ compatibility: dev ## run every supported client and write docs/reference/compat
 
 chaos: dev      ## run the proofs of docs/reliability.md at full length (at most 25 minutes)
 	$(BIN)/python -m tests.chaos
+
+cluster: dev    ## prove what happens between machines, at full length: network namespaces (root), 100,000 jobs, ten minutes without S3
+	CLUSTER_LONG=1 $(BIN)/pytest tests/cluster -s
+	$(BIN)/python -m bench.fleet --engines 1 300
 
 soak: dev       ## run three hours of mixed traffic and show what grows (SOAK_MIN=20: a short form)
 	$(BIN)/python -m tests.soak

@@ -16,7 +16,7 @@ from minitoolai.accounts.revocation import RevocationWatch
 from minitoolai.api.openapi import describe
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.bootstrap import Services
-from minitoolai.core.errors import CatalogError, EngineError, SettingsError, internal_error
+from minitoolai.core.errors import CatalogError, EngineError, SettingsError, StoreError, internal_error
 from minitoolai.core.telemetry.logs import current_request
 from minitoolai.core.threads import CONTROL, UPLOADS, close_pools
 from minitoolai.engines.chat.llama.engine import LlamaEngine
@@ -76,13 +76,15 @@ class Server:
         self._idempotent = Idempotent(services.idempotency, services.keys)
         self._watchdog = Watchdog(self.route_template)
         page = MetricsPage(services.metric_sources(), self.why_not_ready, self._watchdog.longest_s)
-        self._metrics = MetricsPort(services.settings, page.render)
+        self._metrics = MetricsPort(services.settings, page.render, self.why_not_ready)
         self._count = services.chats.charging.meters.request
 
     def why_not_ready(self) -> str | None:
         """Return why requests cannot be served now, or None if they can."""
         if self._services.in_flight.draining:
             return "stopping"
+        if self._why_not_ready is None and self._registration is not None:
+            return self._registration.why_not_ready()
         return self._why_not_ready or self._services.database.why_gone()
 
     async def _watch_database(self) -> None:
@@ -158,6 +160,11 @@ class Server:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(self._running())
+            except (SettingsError, StoreError) as error:
+                # What an operator can mend, in a sentence.
+                log.error("startup failed: %s", error)
+                await send({"type": "lifespan.startup.failed", "message": ""})
+                return
             except Exception as error:
                 log.exception("startup failed")
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
@@ -194,6 +201,8 @@ class Server:
             asyncio.create_task(self._watchdog.run()),
             asyncio.create_task(RevocationWatch(services.database, services.in_flight).run()),
         ]
+        if (policy := services.keys.policy) is not None and policy.shared_buckets is not None:
+            self._tasks.append(asyncio.create_task(policy.shared_buckets.run()))
         if self._engines_first:
             await self._start_engines()
             self._tasks.append(asyncio.create_task(self._follow_fetches()))
@@ -246,11 +255,13 @@ class Server:
         self._registration = self._services.database.membership((KEYS_CHANNEL, JOBS_CHANNEL), on_notify)
         if self._registration is not None:
             self._services.clock.process_number = self._registration.start()
+            self._services.images.worker.membership = self._registration
 
     def _on_notify(self, channel: str | None, payload: str | None) -> None:
         """Handle a notification. No channel: the connection was new, so notifications may have been missed."""
         if channel is None and self._registration is not None:
             self._services.clock.process_number = self._registration.number
+            self._services.images.worker.registered_anew()
         if channel in (None, JOBS_CHANNEL):
             self._services.images.worker.events.notify_queued()
             self._services.responses.notify()

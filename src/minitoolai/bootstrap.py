@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from minitoolai.accounts.keys import KeyPolicy, KeyVerifier, trusted_proxies
 from minitoolai.accounts.rate_limits import build_limits
+from minitoolai.accounts.shared_limits import SharedBuckets
 from minitoolai.availability import Reports
 from minitoolai.billing.archive_reader import ArchiveReader
 from minitoolai.billing.archiver import ArchiveKeeper, Archiver, ServerAccess
@@ -189,7 +190,8 @@ def build(settings: Settings) -> Services:
     spans = tracing.spans if tracing else None
     database = _open_database(settings, clock)
     writer = Writer(database, decide)
-    limits = build_limits(settings, clock)
+    buckets = SharedBuckets(writer, clock) if database.is_shared else None
+    limits = build_limits(settings, clock, buckets)
     http = HttpClient()
     secret_key = load_secret_keys(settings)
     charging = Charging(writer, clock, limits, spans=spans)

@@ -152,6 +152,11 @@ class Settings:
     transcription_threads: int = _setting(0, "CPU threads of embedded transcription. 0: half of the cores.")
     weights_dir: str = _setting("", "Folder of image model weights. Empty: `weights` in the data folder.")
     image_queue: int = _setting(100, "Queued jobs per account. More get a 429.")
+    image_queue_without_workers: bool = _setting(
+        False,
+        "Queue image jobs that no process can run yet, and say so in the answer: for workers that start when jobs"
+        " wait. Otherwise they get a 503.",
+    )
     image_upload_mb: int = _setting(20, "Largest image to edit, in MB.", least=1)
     image_rows: int = _setting(8, "Images that one embedded engine generates at once.")
     image_silence_s: float = _setting(

@@ -43,7 +43,8 @@ def test_two_workers_with_wrong_clocks_share_1000_jobs_and_run_each_once(tmp_pat
         clocks[-1].shift(shift_s)
     with running_cluster() as cluster:
         env = {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create()), "MINITOOLAI_IMAGE_QUEUE": "1000"}
-        with ServerProcess(tmp_path, catalog=CATALOG, env=env | {"MINITOOLAI_IMAGE_ROWS": "0"}).start() as server:
+        env |= {"MINITOOLAI_IMAGE_ROWS": "0", "MINITOOLAI_IMAGE_QUEUE_WITHOUT_WORKERS": "1"}
+        with ServerProcess(tmp_path, catalog=CATALOG, env=env).start() as server:
             accounts = [server.account("10") for _ in range(5)]
             jobs = {submit(accounts[n % 5], prompt=f"{n}", steps=1)["jobid"] for n in range(1000)}
             workers = [WorkerProcess(server, MINITOOLAI_IMAGE_ROWS="8", **clock.env) for clock in clocks]

@@ -51,7 +51,8 @@ def run_worker_jobs(
     tally, draw = WorkerTally(), random.Random(seed)
     environment = {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create()), "MINITOOLAI_IMAGE_QUEUE": "1000"}
     # The server itself draws nothing: what is drawn is drawn by the workers.
-    server = ServerProcess(folder, catalog=CATALOG, env=environment | {"MINITOOLAI_IMAGE_ROWS": "0"}).start()
+    own = {"MINITOOLAI_IMAGE_ROWS": "0", "MINITOOLAI_IMAGE_QUEUE_WITHOUT_WORKERS": "1"}
+    server = ServerProcess(folder, catalog=CATALOG, env=environment | own).start()
     workers = [WorkerProcess(server, MINITOOLAI_IMAGE_ROWS="4") for _ in range(WORKERS)]
     try:
         for worker in workers:

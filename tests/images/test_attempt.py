@@ -14,7 +14,8 @@ from minitoolai.core.errors import (
     StoreError,
 )
 from minitoolai.core.models import Balance
-from minitoolai.images.attempt import JobAttempt
+from minitoolai.images.attempt import STORE_RETRY_S, JobAttempt
+from minitoolai.images.unstored import UnstoredImages
 from minitoolai.storage.object_store import LocalObjectStore
 from tests.support.books import FixedClock, TemporaryBooks
 from tests.support.studio import PRICE, Gate, Studio, broken, claimed_job, failing
@@ -100,6 +101,34 @@ def test_a_full_store_delays_images_and_loses_none(books: TemporaryBooks, tmp_pa
     Studio(books, tmp_path).run(test)
 
 
+def test_an_image_that_waits_for_the_store_survives_its_worker_and_is_not_drawn_again(
+    books: TemporaryBooks, tmp_path: Path
+) -> None:
+    async def test(studio: Studio) -> None:
+        studio.services = dataclasses.replace(studio.services, unstored=UnstoredImages(tmp_path / "unstored"))
+        studio.store.fault = "the bucket books at 10.0.0.1 does not answer"
+        account = books.account(5 * PRICE)
+        async with studio.worker(drain_s=0.1):
+            job = await studio.submit(account)
+            while not studio.services.outage.is_on:
+                await asyncio.sleep(0.01)
+            # What is submitted meanwhile waits: it could not be stored, either.
+            second = await studio.submit(account)
+            await asyncio.sleep(0.3)
+            assert len(studio.engine.begun) == 1
+        assert [path.name for path in (tmp_path / "unstored").iterdir()] == [f"{job.job_id}.image"]
+        studio.store.fault = None
+        async with studio.worker():
+            ended = [await studio.end(job), await studio.end(second)]
+        assert [(one.state, one.error) for one in ended] == [("succeeded", None)] * 2
+        assert len(studio.engine.begun) == 2
+        assert ended[0].served_model == ended[1].served_model
+        assert list((tmp_path / "unstored").iterdir()) == []
+        assert books.money(account) == Balance(3 * PRICE, 0)
+
+    Studio(books, tmp_path).run(test, with_worker=False)
+
+
 def test_a_superseded_attempt_delivers_nothing(books: TemporaryBooks, tmp_path: Path) -> None:
     async def test(studio: Studio) -> None:
         gate = Gate()
@@ -121,7 +150,7 @@ def test_a_superseded_attempt_delivers_nothing(books: TemporaryBooks, tmp_path: 
 
 
 class FullStore(LocalObjectStore):
-    """A store that is full and takes 40 seconds to say so."""
+    """A store that is full and takes two thirds of the longest wait to say so."""
 
     def __init__(self, folder: Path, clock: FixedClock) -> None:
         super().__init__(folder)
@@ -130,13 +159,11 @@ class FullStore(LocalObjectStore):
 
     async def put(self, job_id: int, png: bytes) -> str:
         self.calls += 1
-        self.clock.forward(40)
+        self.clock.forward(STORE_RETRY_S * 2 / 3)
         raise StoreError("no space left on device")
 
 
-def test_an_attempt_fails_once_the_store_has_been_full_for_a_minute(
-    sqlite_books: TemporaryBooks, tmp_path: Path
-) -> None:
+def test_an_attempt_fails_once_the_store_has_been_full_for_hours(sqlite_books: TemporaryBooks, tmp_path: Path) -> None:
     async def test(studio: Studio) -> None:
         clock = FixedClock()
         store = FullStore(tmp_path, clock)

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from minitoolai.core.models import Balance
+from minitoolai.storage.tables import jobs
 from tests.support.books import TemporaryBooks
 from tests.support.studio import PRICE, Gate, Studio, at_once
 
@@ -92,9 +93,11 @@ def test_the_steps_of_a_running_job_are_written_for_other_processes(books: Tempo
         job = await studio.submit(books.account(PRICE))
         async with studio.worker(single_process=False):
             await gate.begun.wait()
-            async with asyncio.timeout(5):
-                while books.rows("SELECT step FROM generations") != [(1,)]:
+            async with asyncio.timeout(1):
+                while books.database.read(jobs.find, job.job_id).step != 1:
                     await asyncio.sleep(0.05)
+            # One small row for all jobs of the worker, not the job's row.
+            assert books.rows("SELECT worker, steps FROM worker_steps") == [("worker", f'{{"{job.job_id}":1}}')]
             gate.is_open.set()
             assert (await studio.end(job)).state == "succeeded"
 

@@ -131,6 +131,20 @@ def test_the_example_proxy_passes_streams_and_the_largest_request() -> None:
     assert text.count("{") == text.count("}")
 
 
+def test_the_proxies_for_several_machines_never_send_a_request_twice_and_notice_a_lost_machine() -> None:
+    text = (OPS / "nginx" / "minitoolai-machines.conf").read_text()
+    given = dict(re.findall(r"^\s+(\w+) ([^;]+);$", text, flags=re.MULTILINE))
+    assert "non_idempotent" not in given["proxy_next_upstream"]
+    assert given["proxy_connect_timeout"] == "2s"
+    assert int(given["client_max_body_size"].removesuffix("m")) * 1024**2 == LARGEST_BODY
+    haproxy = (OPS / "haproxy" / "haproxy.cfg").read_text()
+    assert re.findall(r"retry-on (.+)", haproxy) == ["conn-failure"]
+    assert "option httpchk GET /readyz" in haproxy
+    for name in ("client", "server"):
+        (timeout_s,) = re.findall(rf"^    timeout {name} (\d+)s$", haproxy, flags=re.MULTILINE)
+        assert int(timeout_s) > load_settings({}).total_timeout_s
+
+
 def test_compose_gives_each_service_only_what_it_needs() -> None:
     services = compose()["services"]
     assert set(services) == {"serve", "worker", "postgres"}

@@ -63,6 +63,7 @@ from minitoolai.storage.tables import (
     responses,
     retention,
     second_factors,
+    shared_limits,
     usage_days,
     users,
 )
@@ -95,6 +96,7 @@ MODULES = (
     responses,
     retention,
     second_factors,
+    shared_limits,
     traffic,
     usage_days,
     users,
@@ -103,12 +105,12 @@ MODULES = (
     notices,
 )
 #: Tables with few rows: one for each worker that is alive, and one for each day. `turns` is one conversation.
-SMALL = {"workers", "archived_days", "turns"}
+SMALL = {"workers", "worker_steps", "free", "archived_days", "turns"}
 #: Indexes of small tables and partial ones over what is in progress, which may be read from one end to the other.
 IN_PROGRESS = {
     "ix_holds_pending", "ix_generations_queue", "ix_generations_queued", "ix_generations_drawn", "ix_outbox_due",
     "ix_auto_topups_running", "ix_notices_mail_due", "ix_payments_open", "ix_payments_owing",
-    "pk_archived_days", "ix_responses_open",
+    "pk_archived_days", "ix_responses_open", "pk_workers",
 }  # fmt: skip
 #: Function → why it may scan.
 MAY_SCAN = {
@@ -214,7 +216,14 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(jobs.available_models, now).add(jobs.claim, [6], worker="w", now_ms=now, lease_ms=1)
     c.add(jobs.count_workers, now).add(jobs.expired_leases, now).add(jobs.find, 6).add(jobs.jobs_waiting_since, now)
     c.add(jobs.register_worker, "w", {}, now).add(jobs.renew_leases, [jobs.LeaseRenewal(6, 1, 1)], now)
-    c.add(jobs.barred, "image").add(jobs.unregister_worker, "w").add(jobs.waiting, "fake", ["m"], 5)
+    c.add(jobs.write_steps, "w", {6: 1}).add(jobs.fleet, "w", now).add(jobs.mark_vanished, ["w"], now)
+    c.add(jobs._step_of, "w", 6).add(jobs.running_on, ["w", "v"])
+    wanted = shared_limits.Draw("name", 1, 1, 60, 60_000_000)
+    c.add(shared_limits.draw, wanted, now * 1000).add(shared_limits.refill, "name")
+    c.add(shared_limits.delete_full, now * 1000)
+    c.add(jobs.barred, "image").add(jobs.unregister_worker, "w").add(jobs.waiting, "fake", ["m"], 5).add(
+        jobs.waiting, "fake", ["m"], 5, (1, now, 5)
+    )
     job = NewGeneration("image", "m", "fake", 1, 1, request="{}", seed=1, size="256x256")
     operations = [hold(8, account, 5, claim="again"), hold(9, account, 5, generation=job, queue_limit=5)]
     c.add(ledger.apply, [*operations, credit(account, 5)], decide).add(ledger.apply, [settle(5, account, 1)], decide)

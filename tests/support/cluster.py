@@ -16,14 +16,17 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 
 from tests.support.programs import program
+
+if TYPE_CHECKING:
+    from tests.support.machines import Machine
 
 USER = "books"
 #: Bytes that a server may need.
@@ -43,7 +46,13 @@ def binary(name: str) -> str:
 class Cluster:
     """One server. `start` after `stop` or `kill` brings back the same data on the same port."""
 
-    def __init__(self, *, on_disk: bool = False) -> None:
+    def __init__(
+        self, *, on_disk: bool = False, machine: Machine | None = None, copy_of: Cluster | None = None
+    ) -> None:
+        """Create the files. `machine`: run there instead of on loopback; `copy_of`: a standby of this server."""
+        self.machine = machine
+        self.host = machine.address if machine else "127.0.0.1"
+        self.settings: dict[str, str] = {}
         # Memory outlives every process, so that a kill is as bad there; a measurement wants the disk.
         memory = Path("/dev/shm")
         has_room = not on_disk and memory.is_dir() and shutil.disk_usage(memory).free > ROOM
@@ -56,6 +65,9 @@ class Cluster:
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         command = [binary("initdb"), "-D", str(self.data), "-U", USER, "--auth=trust", "-E", "UTF8", "--locale=C"]
+        if copy_of is not None:
+            command = [binary("pg_basebackup"), "-D", str(self.data), "-R", "-X", "stream", "-c", "fast"]
+            command += ["-d", f"host={copy_of.folder} port={copy_of.port} user={USER} application_name=standby"]
         subprocess.run(command, cwd=self.folder, timeout=120, check=True, stdout=subprocess.DEVNULL, **self._as)
 
     @property
@@ -69,7 +81,7 @@ class Cluster:
         """
         settings = {
             "port": self.port,
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": self.host,
             "unix_socket_directories": self.folder,
             "max_connections": 200,
             "shared_buffers": "64MB",
@@ -77,9 +89,11 @@ class Cluster:
             "log_min_messages": "error",
             "deadlock_timeout": "200ms",
             "log_lock_waits": "off",
+            **self.settings,
         }
         arguments = [argument for key, value in settings.items() for argument in ("-c", f"{key}={value}")]
-        with (self.folder / "server.log").open("ab") as log:
+        on_machine = self.machine.here() if self.machine else nullcontext()
+        with (self.folder / "server.log").open("ab") as log, on_machine:
             self._process = subprocess.Popen(
                 [binary("postgres"), "-D", str(self.data), *arguments],
                 cwd=self.folder,
@@ -92,16 +106,20 @@ class Cluster:
         give_up_s = time.monotonic() + 60
         while True:
             try:
-                psycopg.connect(self.url("postgres"), connect_timeout=5).close()
+                psycopg.connect(self.local("postgres"), connect_timeout=5).close()
                 return self
             except psycopg.OperationalError:
                 assert self._process.poll() is None, (self.folder / "server.log").read_text()
                 assert time.monotonic() < give_up_s, "PostgreSQL did not start within a minute"
                 time.sleep(0.05)
 
+    def local(self, database: str) -> str:
+        """The address of a database here for this test, whichever machine the server runs on."""
+        return f"postgresql://{USER}@/{database}?host={self.folder}&port={self.port}"
+
     def url(self, database: str, *, port: int | None = None) -> str:
         """The address of a database here; `port` of something that stands before it."""
-        return f"postgresql://{USER}:not-asked-for@127.0.0.1:{port or self.port}/{database}"
+        return f"postgresql://{USER}:not-asked-for@{self.host}:{port or self.port}/{database}"
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """SIGINT: everybody out at once, and a clean end. SIGQUIT: as if the power had gone."""
@@ -129,7 +147,7 @@ class Cluster:
         from minitoolai.storage.opening import migrate
 
         name = self.create()
-        migrate(self.url(name))
+        migrate(self.local(name))
         return name
 
     def books(self) -> str:
@@ -142,7 +160,7 @@ class Cluster:
 
     def execute(self, sql: str) -> list[tuple[Any, ...]]:
         """One statement, as the owner of the server."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+        with psycopg.connect(self.local("postgres"), autocommit=True) as connection:
             cursor = connection.execute(sql)
             return cursor.fetchall() if cursor.description else []
 

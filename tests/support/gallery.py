@@ -106,8 +106,8 @@ class WorkerProcess:
         return self
 
     def kill(self) -> None:
-        """Kill the worker with SIGKILL."""
-        if self._process is not None:
+        """Kill the worker with SIGKILL, unless it has ended."""
+        if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import subprocess
 import tempfile
@@ -50,3 +51,14 @@ def packages_of_the_gpu_engine() -> None:
     missing = [name for name in ("torch", "diffusers", "transformers", "safetensors") if find_spec(name) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed on this machine; make dev-gpu installs them")
+
+
+def network_namespaces() -> None:
+    """Skip the test, with the reason, where this process may not make network namespaces."""
+    if os.getuid() != 0:
+        pytest.skip("network namespaces need root; .ci/run is run as root")
+    name = f"mt-probe-{os.getpid()}"
+    made = subprocess.run([program("ip"), "netns", "add", name], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"network namespaces are not allowed here: {made.stderr.strip()}")
+    subprocess.run(["ip", "netns", "del", name], check=True)

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from minitoolai.accounts.addresses import check_email, email_forms
 from minitoolai.accounts.rate_limits import Headers, Limits
+from minitoolai.accounts.shared_limits import SharedBuckets
 from minitoolai.core.clock import Clock, base62, random_text
 from minitoolai.core.errors import (
     AccessDenied,
@@ -69,6 +70,15 @@ class KeyPolicy:
             address = self.client_address(peer, forwarded)
             if not rules.allows_address(address):
                 raise KeyForbids(f"This API key may not be used from {address[:45]}.", code="address_not_allowed")
+
+    @property
+    def shared_buckets(self) -> SharedBuckets | None:
+        """Return what several processes share. If it is not None, `prepare` must be called before `count`."""
+        return self._limits.shared
+
+    async def prepare(self, caller: Caller) -> None:
+        """Draw from the shared limits what `count` needs. Raises Overloaded."""
+        await self._limits.prepare(caller)
 
     def count(self, caller: Caller) -> tuple[Headers, RateLimited | None]:
         """Count one request. Return the rate-limit headers, and the error if the limit is exceeded."""

@@ -1,22 +1,25 @@
-"""Rate limits per account and key, and throttling of failed attempts. In memory, per process.
+"""Rate limits per account and key, and throttling of failed attempts.
 
 All limits are token buckets, implemented with the generic cell rate algorithm (GCRA): one number per bucket. A bucket
-is full after one period without use, allows a burst of its whole content, and refills continuously. If several
-processes serve one database, each gets its share of every limit.
+is full after one period without use, allows a burst of its whole content, and refills continuously. They are in memory;
+processes that share a database draw from buckets there (accounts/shared_limits.py).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address, ip_network
 
 import msgspec
 
+from minitoolai.accounts.shared_limits import LeasedBucket, SharedBuckets, bucket_name
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import RateLimited, SettingsError
 from minitoolai.core.models import Caller, RateLimits
 from minitoolai.core.money import parse_dollars
 from minitoolai.settings import Settings
+from minitoolai.storage.tables.shared_limits import Draw
 
 Headers = list[tuple[bytes, bytes]]
 MINUTE_S = 60.0
@@ -48,9 +51,21 @@ class TokenBucket:
         """Take units from the bucket. A negative number returns them."""
         self.empty_s = max(self.empty_s, now_s) + units * self.unit_s
 
+    def full_in_s(self, now_s: float) -> float:
+        """Return the seconds until the bucket is full again."""
+        return self.empty_s - now_s
+
+    def is_idle(self, now_s: float) -> bool:
+        """Return True if the bucket can be dropped without losing state."""
+        return self.empty_s <= now_s
+
     def remaining(self, now_s: float) -> int:
         """Return the units that are available."""
         return max(0, int((self.period_s - max(0.0, self.empty_s - now_s)) / self.unit_s + 1e-6))
+
+
+Bucket = TokenBucket | LeasedBucket
+MakeBucket = Callable[[str, int], Bucket]
 
 
 class LimitGroup:
@@ -58,18 +73,18 @@ class LimitGroup:
 
     __slots__ = ("dollars", "in_flight", "owner", "rate", "requests", "tokens")
 
-    def __init__(self, owner: str, rate: RateLimits, processes: int) -> None:
+    def __init__(self, owner: str, rate: RateLimits, name: str, make: MakeBucket) -> None:
         self.owner = owner
         self.rate = rate
-        self.requests = _bucket(rate.requests_per_minute, processes)
-        self.tokens = _bucket(rate.tokens_per_minute, processes)
-        self.dollars = _bucket(rate.dollars_per_minute, processes)
+        self.requests = make(f"{name}/requests", rate.requests_per_minute) if rate.requests_per_minute else None
+        self.tokens = make(f"{name}/tokens", rate.tokens_per_minute) if rate.tokens_per_minute else None
+        self.dollars = make(f"{name}/dollars", rate.dollars_per_minute) if rate.dollars_per_minute else None
         self.in_flight = 0
 
     def is_idle(self, now_s: float) -> bool:
         """Return True if the group can be dropped without losing state."""
         buckets = (self.requests, self.tokens, self.dollars)
-        return not self.in_flight and all(bucket is None or bucket.empty_s <= now_s for bucket in buckets)
+        return not self.in_flight and all(bucket is None or bucket.is_idle(now_s) for bucket in buckets)
 
 
 class UsageReservation(msgspec.Struct, frozen=True):
@@ -83,10 +98,14 @@ class UsageReservation(msgspec.Struct, frozen=True):
 class Limits:
     """Enforce the rate limits of accounts and keys, for every request and all paid work."""
 
-    def __init__(self, clock: Clock, account: RateLimits, *, processes: int = 1) -> None:
+    def __init__(
+        self, clock: Clock, account: RateLimits, *, processes: int = 1, shared: SharedBuckets | None = None
+    ) -> None:
+        """Create them. `processes` divide the requests in progress; `shared` are the buckets that they share."""
         self._clock = clock
         self._account = account
         self._processes = processes
+        self.shared = shared
         self._accounts: dict[int, LimitGroup] = {}
         self._keys: dict[str, LimitGroup] = {}
         self._limits_work = any((account.tokens_per_minute, account.dollars_per_minute, account.streams))
@@ -95,8 +114,10 @@ class Limits:
         """Count one request. Return the rate-limit headers, and the error if a limit is exceeded."""
         now_s = self._clock.steady_s()
         account = self._accounts.get(caller.account_id)
-        if account is not None and caller.rules is None and account.tokens is None and account.requests is not None:
-            return _count_one(account, account.requests, now_s)
+        if account is not None and caller.rules is None and account.tokens is None:
+            bucket = account.requests
+            if type(bucket) is TokenBucket:
+                return _count_one(account, bucket, now_s)
         groups = self._groups(caller)
         limited = [group for group in groups if group.requests is not None]
         refusal = None
@@ -110,6 +131,19 @@ class Limits:
                 assert group.requests is not None
                 group.requests.consume(1, now_s)
         return _headers(groups, now_s), refusal
+
+    async def prepare(self, caller: Caller) -> None:
+        """Draw from the shared buckets what `count` needs. Raises Overloaded."""
+        for group in self._groups(caller):
+            if isinstance(group.requests, LeasedBucket):
+                await group.requests.prepare(1, 1)
+
+    async def prepare_work(self, caller: Caller, *, tokens: int, dollars: int) -> None:
+        """Draw from the shared buckets what `reserve` needs. Raises Overloaded."""
+        for group in self._groups(caller):
+            for bucket, units in ((group.tokens, tokens), (group.dollars, dollars)):
+                if isinstance(bucket, LeasedBucket) and units:
+                    await bucket.prepare(units, min(units, bucket.limit))
 
     def applies_to(self, caller: Caller) -> bool:
         """Return True if paid work of this caller is limited, so that it must `reserve` and `release`."""
@@ -144,13 +178,22 @@ class Limits:
         account = self._accounts.get(caller.account_id)
         if account is None:
             self._evict_idle()
-            account = self._accounts[caller.account_id] = LimitGroup("This account", self._account, self._processes)
+            account = self._accounts[caller.account_id] = LimitGroup(
+                "This account", self._account, f"account {caller.account_id}", self._bucket
+            )
         if caller.rules is None or caller.rules.rate == RateLimits():
             return (account,)
         key = self._keys.get(caller.rotation_group)
         if key is None or key.rate != caller.rules.rate:
-            key = self._keys[caller.rotation_group] = LimitGroup("This key", caller.rules.rate, self._processes)
+            key = self._keys[caller.rotation_group] = LimitGroup(
+                "This key", caller.rules.rate, f"key {caller.rotation_group}", self._bucket
+            )
         return (key, account)
+
+    def _bucket(self, name: str, limit: int) -> Bucket:
+        if self.shared is not None:
+            return self.shared.bucket(name, limit)
+        return TokenBucket(max(1, limit // self._processes))
 
     def _evict_idle(self) -> None:
         if len(self._accounts) + len(self._keys) < MAX_TRACKED:
@@ -158,10 +201,6 @@ class Limits:
         now_s = self._clock.steady_s()
         self._accounts = {name: group for name, group in self._accounts.items() if not group.is_idle(now_s)}
         self._keys = {name: group for name, group in self._keys.items() if not group.is_idle(now_s)}
-
-
-def _bucket(limit: int | None, processes: int) -> TokenBucket | None:
-    return TokenBucket(max(1, limit // processes)) if limit else None
 
 
 def _consume(group: LimitGroup, tokens: int, dollars: int, now_s: float) -> None:
@@ -207,7 +246,7 @@ def _headers(groups: tuple[LimitGroup, ...], now_s: float) -> Headers:
             headers += [
                 (f"x-ratelimit-limit-{kind}".encode(), str(bucket.limit).encode()),
                 (f"x-ratelimit-remaining-{kind}".encode(), str(bucket.remaining(now_s)).encode()),
-                (f"x-ratelimit-reset-{kind}".encode(), _duration(bucket.empty_s - now_s)),
+                (f"x-ratelimit-reset-{kind}".encode(), _duration(bucket.full_in_s(now_s))),
             ]
     return headers
 
@@ -221,7 +260,7 @@ def _duration(seconds: float) -> bytes:
     return f"{minutes}m{ms // 1000}s".encode() if minutes else f"{ms / 1000:g}s".encode()
 
 
-# ── throttling of sign-ins, sign-ups and vouchers; each process counts for itself ──────────────────────────────────
+# ── throttling of sign-ins, sign-ups and vouchers ──────────────────────────────────────────────────────────────────
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -234,8 +273,16 @@ class Limit(msgspec.Struct, frozen=True):
 class Throttle:
     """Limit attempts by key, such as an e-mail address or a client address: one token bucket per key."""
 
-    def __init__(self, clock: Clock, factor: int = 1, *, most_tracked: int = MAX_TRACKED) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        factor: int = 1,
+        *,
+        most_tracked: int = MAX_TRACKED,
+        shared: SharedBuckets | None = None,
+    ) -> None:
         self._clock = clock
+        self._shared = shared
         self._factor = max(factor, 1)
         self._most_tracked = most_tracked
         self._buckets: dict[str, TokenBucket] = {}
@@ -251,6 +298,20 @@ class Throttle:
             return math.ceil(wait_s)
         bucket.consume(1, now_s)
         return 0
+
+    async def wait(self, key: str, limit: Limit) -> int:
+        """Do what `wait_s` does, for all processes together if they share a database."""
+        if (wait_s := self.wait_s(key, limit)) or self._shared is None:
+            return wait_s
+        most = limit.most * self._factor
+        drawn = await self._shared.draw(Draw(bucket_name("tries", key), 1, 1, most, round(limit.per_s * 1e6)))
+        return math.ceil(drawn.wait_us / 1e6)
+
+    async def forgive(self, key: str) -> None:
+        """Forget the attempts of this key, after one that succeeded, in all processes together."""
+        self.reset(key)
+        if self._shared is not None:
+            await self._shared.refill(bucket_name("tries", key))
 
     def _evict_full(self, now_s: float) -> None:
         """Make room. The emptiest buckets stay, so that a limit is not lifted by filling the memory with others."""
@@ -337,8 +398,8 @@ class Failures:
         return count * math.pow(0.5, (now_s - at_s) / FAILURE_HALF_LIFE_S)
 
 
-def build_limits(settings: Settings, clock: Clock) -> Limits:
-    """Return the limits of every account in this process. Raises SettingsError."""
+def build_limits(settings: Settings, clock: Clock, shared: SharedBuckets | None = None) -> Limits:
+    """Return the limits of every account. Raises SettingsError."""
     dollars = None
     if settings.dollars_per_minute:
         try:
@@ -346,4 +407,4 @@ def build_limits(settings: Settings, clock: Clock) -> Limits:
         except ValueError as error:
             raise SettingsError(f"MINITOOLAI_DOLLARS_PER_MINUTE is wrong: {error}") from error
     rate = RateLimits(settings.requests_per_minute, settings.tokens_per_minute, dollars, settings.streams)
-    return Limits(clock, rate, processes=settings.workers)
+    return Limits(clock, rate, processes=settings.workers, shared=shared)

@@ -206,7 +206,10 @@ class Charging:
         try:
             check_model(caller, generation.model)
             if limits is not None and limits.applies_to(caller):
-                limit_usage = limits.reserve(caller, tokens=bound.tokens, dollars=bound.base + bound.unit * bound.units)
+                dollars = bound.base + bound.unit * bound.units
+                if limits.shared is not None:
+                    await limits.prepare_work(caller, tokens=bound.tokens, dollars=dollars)
+                limit_usage = limits.reserve(caller, tokens=bound.tokens, dollars=dollars)
             reservation = await self._hold(caller, bound, generation, hold_id, queue_limit)
         except BaseException as error:
             if limits is not None and limit_usage is not None:

@@ -66,6 +66,23 @@ class JobLeases:
             log.warning("requeued %d jobs with expired leases (%d failed permanently)", requeued, failed)
         return requeued + failed
 
+    async def requeue_of(self, workers: Collection[str]) -> int:
+        """Requeue the running jobs of these workers, which have vanished, and return their number.
+
+        Their leases have not expired. Should one of them live after all, its results name an old attempt.
+        """
+        now_ms = self.clock.lease_ms()
+        abandoned = await self.database.read_async(jobs.running_on, list(workers))
+        futures = [self.writer.submit(self._lapse(job, forced=True)) for job in abandoned]
+        results = await asyncio.gather(*(future for future in futures if future is not None))
+        for job, result in zip(abandoned, results, strict=True):
+            if isinstance(result, Settled) and not result.repeated:
+                self._count_failed(job, Outcome("failed", error_code="interrupted"))
+        await self.writer.run(lambda connection: jobs.mark_vanished(connection, workers, now_ms))
+        count = sum(isinstance(result, Requeued | Settled) for result in results)
+        log.warning("%d workers are gone; requeued %d jobs of theirs", len(workers), count)
+        return count
+
     async def fail_waiting(self) -> None:
         """Fail jobs that waited too long for an engine, and release their holds."""
         now_ms = self.clock.now_ms()

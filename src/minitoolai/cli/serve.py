@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -19,10 +21,10 @@ from minitoolai.accounts.keys import make_key
 from minitoolai.billing.payments import grant
 from minitoolai.cli.common import CLOCK, Commands, add_command, prepare, say, write
 from minitoolai.cli.fetch import fetching_for_demo
-from minitoolai.core.errors import SettingsError
+from minitoolai.core.errors import CatalogError, SettingsError
 from minitoolai.core.money import parse_dollars
 from minitoolai.core.threads import CONTROL, close_pools, limit_arenas
-from minitoolai.paths import database_url, load_secret_keys, tighten_data_dir
+from minitoolai.paths import catalog_path, database_url, load_secret_keys, tighten_data_dir
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Connection
 from minitoolai.storage.migrating import migrate_apart
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from minitoolai.bootstrap import Services
 
 
+log = logging.getLogger(__name__)
 KINDS = ("image",)
 DEMO_EMAIL = "demo@example.com"
 DEMO_CREDIT = "5.00"
@@ -71,7 +74,9 @@ def worker(settings: Settings, options: argparse.Namespace) -> None:
     migrate_apart(database_url(settings))
     prepare(settings)
     tighten_data_dir(settings)
-    asyncio.run(_work(build(settings), lambda where: say(f"MiniToolAI draws for {where}")))
+    if asyncio.run(_work(build(settings), lambda where: say(f"MiniToolAI draws for {where}"))):
+        # The same process ID, which a service manager knows.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very program again
 
 
 def check_worker(settings: Settings, kinds: str) -> None:
@@ -87,8 +92,41 @@ def check_worker(settings: Settings, kinds: str) -> None:
         )
 
 
-async def _work(services: Services, ready: Callable[[str], None]) -> None:
-    """Claim jobs until SIGTERM, then finish or requeue the current ones; a second signal does not wait."""
+class _WorkerSignals:
+    """Signals of a worker: stop on SIGTERM and SIGINT, without waiting at the second, and start again on SIGHUP."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.stopping, self.forced = asyncio.Event(), asyncio.Event()
+        self.restarting = False
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+
+    def _stop(self) -> None:
+        self.restarting = False
+        (self.forced if self.stopping.is_set() else self.stopping).set()
+
+    def _hang_up(self) -> None:
+        """Restart, as `serve` does, unless the catalog that would be read has a mistake."""
+        from minitoolai.core.catalog.loader import read_catalog
+
+        try:
+            read_catalog(catalog_path(self._settings))
+        except CatalogError as error:
+            log.error("not restarting on SIGHUP: %s", error)
+            return
+        log.info("restarting on SIGHUP, once the current jobs are finished")
+        self.restarting = not self.stopping.is_set() or self.restarting
+        self.stopping.set()
+
+
+async def _work(services: Services, ready: Callable[[str], None]) -> bool:
+    """Claim jobs until SIGTERM or SIGHUP, then finish or requeue the current ones; a second signal does not wait.
+
+    Return True if the worker should start again: with the code that is now installed, and the catalog read anew.
+    """
     from minitoolai.observability.metrics import MetricsPage
     from minitoolai.observability.metrics_port import MetricsPort
     from minitoolai.observability.watchdog import Watchdog
@@ -96,30 +134,35 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
     worker, loop = services.images.worker, asyncio.get_running_loop()
     # A worker exists for images alone, so its engines start before the first job.
     worker.state.start_on_demand = frozenset()
-    stopping, forced = asyncio.Event(), asyncio.Event()
-
-    def stop() -> None:
-        (forced if stopping.is_set() else stopping).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    signals = _WorkerSignals(services.settings)
 
     def on_notify(channel: str | None, _: str | None) -> None:
+        if channel is None:
+            loop.call_soon_threadsafe(worker.registered_anew)
         loop.call_soon_threadsafe(worker.events.notify_queued)
 
+    # A worker makes no IDs, so it needs no process number.
+    registration = services.database.membership((JOBS_CHANNEL,), on_notify, is_numbered=False)
+
+    def why_not_ready() -> str | None:
+        if signals.stopping.is_set():
+            return "stopping"
+        return registration.why_not_ready() if registration is not None else None
+
     watchdog = Watchdog(lambda _: None)
-    page = MetricsPage(services.metric_sources(), lambda: "stopping" if stopping.is_set() else None, watchdog.longest_s)
-    metrics = MetricsPort(services.settings, page.render)
-    registration = services.database.membership((JOBS_CHANNEL,), on_notify)
+    page = MetricsPage(services.metric_sources(), why_not_ready, watchdog.longest_s)
+    metrics = MetricsPort(services.settings, page.render, why_not_ready)
     await metrics.open()
     services.writer.start()
-    working = [asyncio.create_task(worker.run()), asyncio.create_task(watchdog.run())]
+    working = [asyncio.create_task(watchdog.run())]
     try:
         if registration is not None:
             await CONTROL.run(registration.start)
+            worker.membership, worker.listens_in_turn = registration, True
+        working.append(asyncio.create_task(worker.run()))
         ready(services.database.where)
-        await stopping.wait()
-        await _first(worker.drain(services.settings.drain_timeout_s), forced.wait())
+        await signals.stopping.wait()
+        await _first(worker.drain(services.settings.drain_timeout_s), signals.forced.wait())
     finally:
         for task in working:
             task.cancel()
@@ -134,6 +177,7 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
             await CONTROL.run(registration.stop)
         services.database.close()
         close_pools()
+    return signals.restarting
 
 
 async def _first(*coroutines: Coroutine[Any, Any, object]) -> None:

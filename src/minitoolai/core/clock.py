@@ -86,6 +86,11 @@ class SystemClock:
         return self._last_id
 
 
+def wall_s() -> float:
+    """Return seconds since 1970 on this machine's clock, to compare it with another clock or with a file's age."""
+    return time.time()
+
+
 def random_text(length: int) -> str:
     """Return unguessable letters and digits, 5.95 bits per character."""
     return "".join(secrets.choice(ALPHABET) for _ in range(length))

@@ -292,6 +292,8 @@ class SubmittedJob(msgspec.Struct, frozen=True):
 
     job_id: int
     signature: str
+    #: No process can run it now; the operator lets jobs wait for workers that start when there are some.
+    waits_for_worker: bool = False
 
 
 class ImageJob(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,12 +33,12 @@ async def authenticate(scope: Mapping[str, Any], keys: KeyVerifier) -> Caller:
     key = value[7:].strip().decode("latin-1")
     caller = keys.cached(key) or await keys.verify(key)
     if keys.policy is not None:
-        _authorize(scope, caller, keys.policy)
+        await _authorize(scope, caller, keys.policy)
     claim = scope.get(CLAIM)
     return caller if claim is None else replace(caller, claim=claim)
 
 
-def _authorize(scope: Mapping[str, Any], caller: Caller, policy: KeyPolicy) -> None:
+async def _authorize(scope: Mapping[str, Any], caller: Caller, policy: KeyPolicy) -> None:
     """Enforce the key's rules and count the request once. Raises KeyForbids, RateLimited.
 
     The response carries the rate-limit headers either way.
@@ -49,8 +49,10 @@ def _authorize(scope: Mapping[str, Any], caller: Caller, policy: KeyPolicy) -> N
     context = scope.get(REQUEST_CONTEXT)
     if context is None or context.is_counted:
         return
-    headers, refusal = policy.count(caller)
     context.is_counted = True
+    if policy.shared_buckets is not None:
+        await policy.prepare(caller)
+    headers, refusal = policy.count(caller)
     context.add(headers)
     if refusal is not None:
         raise refusal

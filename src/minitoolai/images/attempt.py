@@ -28,6 +28,7 @@ from minitoolai.engines.protocols import GeneratedImage, ImageEngine, ImageReque
 from minitoolai.images.inputs import JobInputs
 from minitoolai.images.progress import JobEvents
 from minitoolai.images.provenance.marks import ImageMarks
+from minitoolai.images.unstored import StoreOutage, UnstoredImages
 from minitoolai.ledger.types import Requeue, Requeued, Result, Settle, Settled, Superseded
 from minitoolai.storage.database import Database
 from minitoolai.storage.object_store import ObjectStore
@@ -36,8 +37,9 @@ from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
 
-#: Retry a full or unreachable object store for this long before the attempt fails. The image stays in memory meanwhile.
-STORE_RETRY_S = 60.0
+#: Retry a full or unreachable object store for this long before the attempt fails. The image is kept on disk meanwhile,
+#: and no more jobs are claimed.
+STORE_RETRY_S = 6 * 3600.0
 #: Bounds of the exponential backoff between those retries.
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.25, 5.0
 
@@ -55,6 +57,10 @@ class JobServices:
     spans: Spans | None = None
     #: None if marking is off.
     marks: ImageMarks | None = None
+    #: Where images wait while the object store is away; None: in memory only.
+    unstored: UnstoredImages | None = None
+    #: Whether the object store is away, as seen by the attempts of this process.
+    outage: StoreOutage = field(default_factory=StoreOutage)
     #: The catalog, and what its embedded models do for models that are not theirs.
     stand_ins: StandIns = field(default_factory=lambda: StandIns(Catalog({}, {})))
     #: None if no model has an upscaler.
@@ -133,10 +139,9 @@ class JobAttempt:
 
     async def _generate_and_settle(self) -> None:
         try:
-            request = await self._engine_request()
-            image = await self.generate(request)
+            image, data = await self._unstored_or_new()
             self.generated = True
-            key = await self.store(await self._sign(image))
+            key = await self.store(data, image.model)
         except EngineRefused as error:
             self._log_failure(logging.INFO, error.code)
             outcome = Outcome(state="failed", error_code=error.code, error=error.message)
@@ -154,6 +159,14 @@ class JobAttempt:
             await self.fail("internal_error", f"{type(error).__name__} while generating the image", is_logged=True)
         else:
             await self._deliver(image, key)
+
+    async def _unstored_or_new(self) -> tuple[GeneratedImage, bytes]:
+        """Return the image and its signed bytes: of an earlier attempt if the store was away then, else a new one."""
+        unstored = self._services.unstored
+        if unstored is not None and (kept := await unstored.find(self.job.id)) is not None:
+            return GeneratedImage(png=kept.data, model=kept.model), kept.data
+        image = await self.generate(await self._engine_request())
+        return image, await self._sign(image)
 
     async def generate(self, request: ImageRequest) -> GeneratedImage:
         """Generate the image. Raises EngineError, and any exception that a faulty engine raises."""
@@ -211,24 +224,34 @@ class JobAttempt:
         self.step = step
         self._services.events.step(self.job.id, step)
 
-    async def store(self, png: bytes) -> str:
-        """Store the image and return its key. Retries with exponential backoff, so that a brief outage loses no image.
+    async def store(self, png: bytes, model: str = "") -> str:
+        """Store the image and return its key. While the store is away, keep the image on disk and try again.
 
         Raises StoreError once `STORE_RETRY_S` have passed.
         """
-        clock = self._services.clock
+        services, job_id = self._services, self.job.id
+        clock, unstored = services.clock, services.unstored
         backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, clock=clock.steady_s)
         give_up_s = clock.steady_s() + STORE_RETRY_S
-        with child_span(self._span, "keep", {"minitoolai.bytes": len(png)}):
+        is_kept = False
+        with child_span(self._span, "keep", {"minitoolai.bytes": len(png)}), services.outage.watched(job_id) as outage:
             while True:
                 try:
-                    return await self._services.objects.put(self.job.id, png)
+                    key = await services.objects.put(job_id, png)
                 except StoreError as error:
                     delay_s = backoff.record_failure()
                     if clock.steady_s() + delay_s > give_up_s:
                         raise
-                    log.info("job %d: storing the image failed, will retry: %s", self.job.id, error)
+                    if unstored is not None and not is_kept:
+                        is_kept = await unstored.keep(job_id, model, png)
+                    outage.failed()
+                    log.info("job %d: storing the image failed, will retry: %s", job_id, error)
+                else:
+                    break
                 await asyncio.sleep(delay_s)
+        if unstored is not None:
+            await unstored.forget(job_id)
+        return key
 
     # ── outcomes ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -20,6 +20,7 @@ from minitoolai.images.provenance.marks import build_marks
 from minitoolai.images.results import ImageDelivery, ImageSweeper, Links, PublicAddress
 from minitoolai.images.scheduler import WorkerState
 from minitoolai.images.service import ImageService
+from minitoolai.images.unstored import UnstoredImages
 from minitoolai.images.webhooks import TIMEOUT_S, Post, WebhookDeliverer, WebhookSecrets
 from minitoolai.images.worker import ImageWorker
 from minitoolai.settings import Settings
@@ -56,8 +57,9 @@ def build(settings: Settings, shared: SharedServices) -> Images:
         shared.charging.meters,
         shared.spans,
         build_marks(settings, shared.secret_key),
-        shared.stand_ins,
-        make_upscaler(shared.catalog, settings),
+        UnstoredImages(settings.data_dir / "unstored"),
+        stand_ins=shared.stand_ins,
+        upscaler=make_upscaler(shared.catalog, settings),
     )
     service = ImageService(
         shared.catalog,
@@ -68,6 +70,7 @@ def build(settings: Settings, shared: SharedServices) -> Images:
         signer=signer,
         in_flight=shared.in_flight,
         queue_limit=settings.image_queue,
+        accepts_without_workers=settings.image_queue_without_workers,
     )
     state = WorkerState(
         name=f"{socket.gethostname()}:{os.getpid()}:{random_text(6)}",

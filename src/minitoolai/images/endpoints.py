@@ -121,7 +121,9 @@ def _submitted(scope: Scope, job: SubmittedJob) -> tuple[Headers, dict[str, Any]
     """Return headers and body of the answer to a submitted job."""
     name = generation_name(job.job_id)
     set_generation(scope, name)
-    body = {"status": "success", "jobid": job.job_id, "signature": job.signature}
+    body: dict[str, Any] = {"status": "success", "jobid": job.job_id, "signature": job.signature}
+    if job.waits_for_worker:
+        body["message"] = "The job is queued, but no worker is running at the moment. It starts once one is."
     return [(b"x-generation-id", name.encode())], body
 
 

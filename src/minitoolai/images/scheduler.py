@@ -22,20 +22,31 @@ from minitoolai.engines.protocols import ImageEngine
 from minitoolai.images.attempt import JobAttempt, JobServices
 from minitoolai.storage.database import Connection
 from minitoolai.storage.tables import accounts, jobs
-from minitoolai.storage.tables.jobs import ClaimedJob, WaitingJob
+from minitoolai.storage.tables.jobs import ClaimedJob, Fleet, WaitingJob
 
 log = logging.getLogger(__name__)
 
 #: Poll the queue this often without a notification: a safety net for a single process, needed if others write to it.
 POLL_SINGLE_PROCESS_EVERY_S, POLL_EVERY_S = 2.0, 0.5
+#: A fleet with room reads the queue this often, all of its workers together: each polls rarely, at a random time.
+FLEET_POLLS_PER_S = 50.0
+#: The first workers of a fleet listen for new jobs. Each listening session would cost the server work for every job.
+LISTENERS = 3
+#: A worker that was notified waits for a random part of this, so that the others find the job claimed and do nothing.
+NOTIFIED_JITTER_S = 0.02
 #: Poll this often while the engine is restarting.
 POLL_RESTARTING_EVERY_S = 0.1
 #: Cache for this long which models the engine is ready for.
 MODELS_TTL_S = 1.0
 #: Bounds of the exponential backoff after failures of the engine. The first is also the pause after database errors.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
-#: Consider this many jobs from the head of the queue.
-MAX_WAITING = 512
+#: Consider this many jobs from the head of the queue: by the only process, and by one of several, which would else
+#: read much more than they claim.
+MAX_WAITING, MAX_WAITING_SHARED = 512, 128
+#: Read the whole queue at least this often, see `JobClaimer._waiting`.
+READ_ALL_EVERY_S = 2.0
+#: One of several processes names this many times the jobs that it has room for: another may be claiming the first ones.
+SPARE = 4
 #: Longest random delay before starting an on-demand engine, so that usually only one of several processes starts it.
 START_JITTER_S = 2.0
 
@@ -118,6 +129,8 @@ class WorkerState:
     start_on_demand: Set[str] = frozenset()
     #: Claim no more jobs.
     draining: bool = False
+    #: The place of this worker among all that report.
+    fleet: Fleet = Fleet()
     #: Number of claims in progress.
     claiming: int = 0
     #: Attempts in progress, by job ID.
@@ -149,6 +162,9 @@ class JobClaimer:
         self._models_until_s = 0.0
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, clock=services.clock.steady_s)
         self._has_failed = False
+        #: Head of the queue at the last read, and when to read it from the beginning again.
+        self._head: jobs.Place | None = None
+        self._read_all_at_s = 0.0
         self._is_started = False
         self._start_jitter_s = 0.0 if state.single_process else jitter_s(0.0, START_JITTER_S)
         #: How long this process has seen a job wait for an engine that is not started.
@@ -172,9 +188,14 @@ class JobClaimer:
         """Return the longest wait for a notification before the next poll."""
         if not self._engine.is_up and self._is_started:
             return POLL_RESTARTING_EVERY_S
-        poll_s = POLL_SINGLE_PROCESS_EVERY_S if self._state.single_process else POLL_EVERY_S
+        poll_s = POLL_SINGLE_PROCESS_EVERY_S if self._state.single_process else self._poll_s()
         paused_s = self._backoff.retry_at_s - self._services.clock.steady_s()
         return min(poll_s, paused_s) if paused_s > 0 else poll_s
+
+    def _poll_s(self) -> float:
+        """Return a random wait. Its mean grows with the fleet, so that all together poll equally often."""
+        mean_s = max(POLL_EVERY_S, self._state.fleet.size / FLEET_POLLS_PER_S)
+        return jitter_s(0.5 * mean_s, 1.5 * mean_s)
 
     async def _wait_queued(self, delay_s: float) -> None:
         try:
@@ -182,6 +203,12 @@ class JobClaimer:
                 await self._queued.wait()
         except TimeoutError:
             return
+        if self._state.fleet.size > 1 and not self._is_drawing():
+            await asyncio.sleep(jitter_s(0.0, NOTIFIED_JITTER_S))
+
+    def _is_drawing(self) -> bool:
+        """Return True if this engine is already drawing: it should refill without a pause."""
+        return any(attempt.engine is self._engine for attempt in self._state.attempts.values())
 
     async def _fill(self) -> None:
         """Claim and start as many jobs as the engine has room for."""
@@ -189,25 +216,45 @@ class JobClaimer:
         if not self._is_started and self._ready_models(now_s) and await self._should_start(now_s):
             await self._start()
         running = [attempt for attempt in state.attempts.values() if attempt.engine is engine]
+        if self._services.outage.is_on:
+            # An image that is drawn now could not be stored.
+            return
         if state.draining or not engine.is_up or len(running) >= engine.max_concurrency or not self._backoff.is_due():
             return
-        waiting = await self._waiting(self._ready_models(now_s), MAX_WAITING)
+        free = engine.max_concurrency - len(running)
+        spare = 1 if state.single_process else SPARE
+        waiting = await self._waiting(
+            self._ready_models(now_s), MAX_WAITING if state.single_process else MAX_WAITING_SHARED
+        )
         batch = pick_batch(
             waiting,
             self._key_of,
             running_keys={attempt.key for attempt in running},
             exclusive=any(must_run_alone(attempt.job) for attempt in running),
             loaded_key=self._loaded_key,
-            free=engine.max_concurrency - len(running),
+            free=free * spare,
             head_wait_s=self._head_timer.update(waiting, now_s),
         )
         if batch:
-            await self._claim([job.id for job in batch])
+            await self._claim([job.id for job in batch], free)
 
     async def _waiting(self, models: list[str], limit: int) -> list[WaitingJob]:
+        """Read the queue from its last known head; from the beginning if nothing is there, and every two seconds.
+
+        New jobs come behind the head of a queue that is not empty. One that was queued again may be before it.
+        """
         if not models:
             return []
-        return await self._services.database.read_async(jobs.waiting, self._engine.name, models, limit)
+        now_s = self._services.clock.steady_s()
+        since = self._head if now_s < self._read_all_at_s else None
+        read = partial(self._services.database.read_async, jobs.waiting, self._engine.name, models, limit)
+        waiting: list[WaitingJob] = await read(since)
+        if not waiting and since is not None:
+            since, waiting = None, await read(None)
+        if since is None:
+            self._read_all_at_s = now_s + READ_ALL_EVERY_S
+        self._head = (waiting[0].turn, waiting[0].created_ms, waiting[0].id) if waiting else None
+        return waiting
 
     async def _should_start(self, now_s: float) -> bool:
         """Return True if the engine should start now. One that starts on demand needs a job that has waited for it."""
@@ -228,12 +275,15 @@ class JobClaimer:
         except (EngineError, OSError) as error:
             log.error("engine %s did not start: %s", self._engine.name, error)
 
-    async def _claim(self, ids: list[int]) -> None:
-        """Claim these jobs under a lease and start an attempt at each one that no other process claimed first."""
+    async def _claim(self, ids: list[int], limit: int) -> None:
+        """Claim at most `limit` of these jobs under a lease, and start an attempt at each.
+
+        Jobs that another process is claiming are passed over.
+        """
         state, now_ms = self._state, self._services.clock.lease_ms()
 
         def change(connection: Connection) -> tuple[list[ClaimedJob], dict[int, bool]]:
-            claimed = jobs.claim(connection, ids, worker=state.name, now_ms=now_ms, lease_ms=LEASE_MS)
+            claimed = jobs.claim(connection, ids, worker=state.name, now_ms=now_ms, lease_ms=LEASE_MS, limit=limit)
             return claimed, accounts.barred_holds(connection, [job.id for job in claimed])
 
         state.claiming += 1

@@ -64,8 +64,13 @@ class ImageService:
         signer: UrlSigner,
         in_flight: InFlight,
         queue_limit: int,
+        accepts_without_workers: bool = False,
     ) -> None:
-        """`queue_limit` is the largest number of queued jobs per account."""
+        """`queue_limit` is the largest number of queued jobs per account.
+
+        `accepts_without_workers`: queue jobs that no process can run yet, because workers start when jobs wait.
+        """
+        self._accepts_without_workers = accepts_without_workers
         self.stand_ins = services.stand_ins
         self.catalog = catalog
         self.engines = engines
@@ -103,7 +108,7 @@ class ImageService:
     def _is_available(self, engine: str, model: str, images: int) -> bool:
         if self.stand_ins.refuses(engine, model) or self.engines[engine].max_images < images:
             return False
-        if self.engines[engine].why_not_ready(model) is None:
+        if self.engines[engine].why_not_ready(model) is None and self.engines[engine].max_concurrency:
             return True
         return model in self._events.available_models.get(engine, ())
 
@@ -114,6 +119,13 @@ class ImageService:
     def why_not(self, engine: str, model: str) -> str | None:
         """Return None if the engine can serve this model in this process, else the reason, for the operator."""
         return self.stand_ins.why_refused(engine, model) or self.engines[engine].why_not_ready(model)
+
+    def engine_to_come(self, model: ImageModel, images: int = 0) -> ImageEngine | None:
+        """Return the engine for which a job may wait until a worker starts, if the operator wants that."""
+        if not self._accepts_without_workers:
+            return None
+        able = (self.engines[name] for name in model.engines if not self.stand_ins.refuses(name, model.name))
+        return next((engine for engine in able if engine.max_images >= images), None)
 
     def price_of(self, model: ImageModel, request: ImageJobRequest, engine: ImageEngine | None) -> int:
         """Return the price of one image in nano-dollars."""
@@ -141,7 +153,8 @@ class ImageService:
     async def _submit(self, caller: Caller, request: ImageJobRequest, inputs: EditInputs | None) -> SubmittedJob:
         self.in_flight.check_open()
         model = self.catalog.of_group(caller.price_group).image_model(request.model)
-        engine = self.engine_for(model, _count(request, inputs))
+        count = _count(request, inputs)
+        engine = self.engine_for(model, count) or self.engine_to_come(model, count)
         if engine is None:
             self.stand_ins.unavailable.add(model.name, self.why_no_engine(model))
             raise Overloaded(f"{model.name} is not available at the moment; try again later", retry_after_s=30)
@@ -195,7 +208,9 @@ class ImageService:
             queue_limit=self._queue_limit,
         )
         self._events.notify_queued()
-        return SubmittedJob(reservation.hold_id, self._signer.sign(SIGNATURE_PURPOSE, str(reservation.hold_id)))
+        waits = not self._is_available(engine.name, model.name, 0)
+        signature = self._signer.sign(SIGNATURE_PURPOSE, str(reservation.hold_id))
+        return SubmittedJob(reservation.hold_id, signature, waits_for_worker=waits)
 
     async def check_balance(self, caller: Caller, request: ImageJobRequest, count: int) -> None:
         """Raise InsufficientBalance unless the account can pay for `count` images like this one.

@@ -16,18 +16,24 @@ from minitoolai.accounts.keys import barred_outcome
 from minitoolai.accounts.revocation import CHECK_EVERY_S
 from minitoolai.billing.job_leases import RENEW_EVERY_S, SWEEP_EVERY_S, JobLeases
 from minitoolai.core.catalog.catalog import Catalog
+from minitoolai.core.clock import jitter_s
 from minitoolai.core.errors import Overloaded, StoreError
 from minitoolai.engines.protocols import ImageEngine
 from minitoolai.images.attempt import JobAttempt, JobServices
-from minitoolai.images.scheduler import JobClaimer, WorkerState
+from minitoolai.images.scheduler import LISTENERS, JobClaimer, WorkerState
+from minitoolai.storage.database import Membership
 from minitoolai.storage.tables import accounts, jobs
 from minitoolai.storage.tables.jobs import ClaimedJob
 
 log = logging.getLogger(__name__)
 
-#: If other processes read the rows, write changed steps this often.
-WRITE_STEPS_EVERY_S = 0.25
+#: If other processes read the steps, write changed ones this often.
+WRITE_STEPS_EVERY_S = 0.5
 REGISTER_EVERY_S = 5.0
+#: So many workers look for others that have vanished, this often. Twice missing, and its jobs are queued again.
+WATCHERS, WATCH_EVERY_S = 3, 1.0
+#: After the database was away, every worker has this long to open a session again.
+SETTLED_S = 10.0
 
 
 class ImageWorker:
@@ -38,6 +44,12 @@ class ImageWorker:
     ) -> None:
         self.state = state
         self.events = services.events
+        self.outage = services.outage
+        #: Of a process on a shared database, once it is registered.
+        self.membership: Membership | None = None
+        #: The session listens for new jobs only, so that only the first workers of a fleet need to.
+        self.listens_in_turn = False
+        self._is_registered_anew = asyncio.Event()
         self._catalog = catalog
         self._engines = engines
         self._services = services
@@ -45,8 +57,6 @@ class ImageWorker:
             "image", services.database, services.writer, services.clock, services.meters,
             jobs.expired_leases, jobs.jobs_waiting_since,
         )  # fmt: skip
-        #: The last step of each job that is in its row.
-        self._written_steps: dict[int, int] = {}
 
     # ── lifecycle ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -64,6 +74,8 @@ class ImageWorker:
             group.create_task(self._watch_barred())
             if not self.state.single_process:
                 group.create_task(self._register())
+                group.create_task(self._watch_others())
+                group.create_task(self._publish_steps())
 
     async def drain(self, timeout_s: float) -> int:
         """Stop claiming and let attempts finish within `timeout_s`. Requeue the others and return their number."""
@@ -86,17 +98,55 @@ class ImageWorker:
         while True:
             offers = {engine.name: self.models_of(engine) for engine in self._engines.values()}
             # The time that all processes share, because their wall clocks may differ.
-            now_ms = self._services.clock.lease_ms()
+            now_ms, state = self._services.clock.lease_ms(), self.state
+            presence = (self.membership.session_pid or None) if self.membership else None
+            self._is_registered_anew.clear()
             try:
-                if not self.state.draining:
-                    change = partial(jobs.register_worker, name=self.state.name, offers=offers, now_ms=now_ms)
+                if not state.draining:
+                    change = partial(
+                        jobs.register_worker, name=state.name, offers=offers, now_ms=now_ms, presence=presence
+                    )
                     await self._services.writer.run(change)
                 self.events.available_models = await self._services.database.read_async(jobs.available_models, now_ms)
+                state.fleet = await self._services.database.read_async(jobs.fleet, state.name, now_ms)
+                if self.membership is not None and self.listens_in_turn:
+                    self.membership.listen(state.fleet.rank < LISTENERS)
             except (StoreError, Overloaded) as error:
                 log.warning("registering this worker failed, will retry: %s", error)
             except Exception:
                 log.exception("registering this worker failed unexpectedly, will retry")
-            await asyncio.sleep(REGISTER_EVERY_S)
+            await _wait_for(self._is_registered_anew, jitter_s(0.9, 1.1) * REGISTER_EVERY_S)
+
+    def registered_anew(self) -> None:
+        """Publish the new session of this process without delay, or the others would think that it has vanished."""
+        self._is_registered_anew.set()
+
+    async def _watch_others(self) -> None:
+        """Requeue the jobs of workers without a session, instead of waiting for their leases to expire.
+
+        Only the first few workers do this. A session may be replaced, so a worker must be missing twice.
+        """
+        missing: set[str] = set()
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            if self.state.fleet.rank >= WATCHERS or not self._is_settled():
+                missing = set()
+                continue
+            try:
+                now_missing = await self._services.database.read_async(self._services.database.vanished_workers)
+                now_missing.discard(self.state.name)
+                if gone := now_missing & missing:
+                    await self._leases.requeue_of(gone)
+                    self.events.notify_queued()
+                missing = now_missing
+            except (StoreError, Overloaded) as error:
+                log.warning("looking for vanished workers failed, will retry: %s", error)
+            except Exception:
+                log.exception("looking for vanished workers failed unexpectedly, will retry")
+
+    def _is_settled(self) -> bool:
+        """Return True if the session of this process is old enough that all others have theirs, after an outage."""
+        return self.membership is not None and self.membership.session_age_s() > SETTLED_S
 
     async def _unregister(self) -> None:
         if self.state.single_process:
@@ -109,7 +159,9 @@ class ImageWorker:
     # ── attempts ──────────────────────────────────────────────────────────────────────────────────────────
 
     def models_of(self, engine: ImageEngine) -> list[str]:
-        """Return the catalog's models that this engine can run now."""
+        """Return the catalog's models that this engine can run now. One without room draws nothing."""
+        if not engine.max_concurrency:
+            return []
         return [
             model.name
             for model in self._catalog.images.values()
@@ -128,7 +180,6 @@ class ImageWorker:
     def _end(self, attempt: JobAttempt, task: asyncio.Task[None]) -> None:
         job_id = attempt.job.id
         self.state.attempts.pop(job_id, None)
-        self._written_steps.pop(job_id, None)
         self.events.end(job_id)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("job %d: the attempt raised an exception", job_id, exc_info=error)
@@ -138,24 +189,30 @@ class ImageWorker:
     # ── leases ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _renew_leases(self) -> None:
-        """Renew all leases in one commit. If other processes read the rows, also write steps as they finish."""
-        single_process, clock = self.state.single_process, self._services.clock
-        renew_at_s = 0.0
+        """Renew all leases in one commit, every few seconds."""
         while True:
-            await asyncio.sleep(RENEW_EVERY_S if single_process else WRITE_STEPS_EVERY_S)
-            is_due = clock.steady_s() >= renew_at_s
-            attempts = [
-                attempt
-                for job_id, attempt in self.state.attempts.items()
-                if is_due or self._written_steps.get(job_id, 0) != attempt.step
-            ]
-            if is_due:
-                renew_at_s = clock.steady_s() + (0.0 if single_process else RENEW_EVERY_S)
-            if attempts:
+            await asyncio.sleep(RENEW_EVERY_S)
+            if attempts := list(self.state.attempts.values()):
                 try:
                     await self._renew(attempts)
                 except Exception:
                     log.exception("renewing leases failed unexpectedly, will retry")
+
+    async def _publish_steps(self) -> None:
+        """Let other processes see the steps of the jobs that run here: one small row for all of them."""
+        written: dict[int, int] = {}
+        while True:
+            await asyncio.sleep(WRITE_STEPS_EVERY_S)
+            steps = {job_id: attempt.step for job_id, attempt in self.state.attempts.items() if attempt.step}
+            if not steps or steps == written:
+                continue
+            try:
+                await self._services.writer.run(partial(jobs.write_steps, worker=self.state.name, steps=steps))
+                written = steps
+            except (StoreError, Overloaded) as error:
+                log.info("publishing the steps of %d jobs failed, will retry: %s", len(steps), error)
+            except Exception:
+                log.exception("publishing steps failed unexpectedly, will retry")
 
     async def _renew(self, attempts: list[JobAttempt]) -> None:
         renewals = [jobs.LeaseRenewal(attempt.job.id, attempt.job.attempt, attempt.step) for attempt in attempts]
@@ -165,7 +222,6 @@ class ImageWorker:
             log.warning("renewing %d leases failed, will retry: %s", len(attempts), error)
             return
         running = self.state.attempts
-        self._written_steps.update((renewal.id, renewal.step) for renewal in renewals if renewal.id in running)
         for attempt in attempts:
             if attempt.job.id in lost and running.get(attempt.job.id) is attempt:
                 attempt.stop(superseded=True)
@@ -192,7 +248,7 @@ class ImageWorker:
                 log.warning("the sweep for expired leases failed, will retry: %s", error)
             except Exception:
                 log.exception("the sweep for expired leases failed unexpectedly, will retry")
-            await asyncio.sleep(SWEEP_EVERY_S)
+            await asyncio.sleep(SWEEP_EVERY_S * (1.0 if self.state.single_process else jitter_s(0.8, 1.2)))
 
     async def _watch_barred(self) -> None:
         """End the attempts whose key was revoked or whose account was suspended. A failed check is retried."""
@@ -207,3 +263,11 @@ class ImageWorker:
             for job_id, is_suspended in barred.items():
                 if (attempt := self.state.attempts.get(job_id)) is not None:
                     attempt.refuse(barred_outcome(is_suspended))
+
+
+async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -131,6 +131,10 @@ METRICS: Final[Mapping[str, Metric]] = {
         _GAUGE, "Age of the oldest pending hold of a chat, speech or transcription (database).", ("kind",)
     ),
     "minitoolai_workers": Metric(_GAUGE, "Processes that run image jobs; 0 on SQLite (database)."),
+    "minitoolai_clock_offset_seconds": Metric(
+        _GAUGE, "This machine's clock minus the database server's; no sample on SQLite."
+    ),
+    "minitoolai_images_unstored": Metric(_GAUGE, "Images of this process that wait for the object store."),
     "minitoolai_workers_lost": Metric(
         _GAUGE, "Processes that stopped reporting in the last half hour without unregistering (database)."
     ),
@@ -268,6 +272,9 @@ class MetricsPage:
         worker = sources.images.worker
         for name, painter in sources.images.engines.items():
             ready[name] = bool(worker.models_of(painter)) or ready.get(name, False)
+        if worker.membership is not None and worker.membership.clock_offset is not None:
+            families.add("minitoolai_clock_offset_seconds", worker.membership.clock_offset.ms * MS)
+        families.add("minitoolai_images_unstored", len(worker.outage.waiting))
         for name, is_ready in ready.items():
             families.add("minitoolai_engine_ready", int(is_ready), name)
         now_s = sources.shared.clock.steady_s()

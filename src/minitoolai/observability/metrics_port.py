@@ -1,4 +1,7 @@
-"""Serve `/metrics` on a port of its own, so that customers cannot reach it."""
+"""Serve `/metrics` on a port of its own, so that customers cannot reach it, and the health of the process beside it.
+
+A worker has no other port, so a container platform asks here whether it is alive.
+"""
 
 from __future__ import annotations
 
@@ -48,9 +51,12 @@ def is_loopback(host: str) -> bool:
 
 
 class MetricsPort:
-    """A small HTTP server for GET /metrics only, so that customers cannot reach the metrics on the port of the API."""
+    """A small HTTP server for GET /metrics, /healthz and /readyz, apart from the port that customers reach."""
 
-    def __init__(self, settings: Settings, render: Render) -> None:
+    def __init__(
+        self, settings: Settings, render: Render, why_not_ready: Callable[[], str | None] = lambda: None
+    ) -> None:
+        self._why_not_ready = why_not_ready
         self._address = metrics_address(settings)
         self._token = settings.metrics_token
         self._more_ports = 2 * max(1, settings.workers) + 8
@@ -107,10 +113,17 @@ class MetricsPort:
         method, _, rest = head[0].partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-        if path != "/metrics":
-            return "404 Not Found", "text/plain", b"the only path here is /metrics\n"
+        if path not in ("/metrics", "/healthz", "/readyz"):
+            return "404 Not Found", "text/plain", b"the paths here are /metrics, /healthz and /readyz\n"
         if method not in ("GET", "HEAD"):
             return "405 Method Not Allowed", "text/plain", b"use GET\n"
+        if path == "/healthz":
+            return "200 OK", "text/plain", b"ok\n"
+        if path == "/readyz":
+            why_not = self._why_not_ready()
+            return ("200 OK", "text/plain", b"ready\n") if why_not is None else (
+                "503 Service Unavailable", "text/plain", f"not ready: {why_not}\n".encode()
+            )  # fmt: skip
         sent = fields.get("authorization", "").encode("latin-1")
         if self._token and not hmac.compare_digest(sent, f"Bearer {self._token}".encode()):
             return "401 Unauthorized", "text/plain", b"send MINITOOLAI_METRICS_TOKEN as a Bearer token\n"

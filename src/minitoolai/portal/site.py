@@ -266,7 +266,8 @@ class Site:
 
     @cached_property
     def throttle(self) -> Throttle:
-        return Throttle(self.clock, self.tries_factor)
+        policy = self.keys.policy
+        return Throttle(self.clock, self.tries_factor, shared=policy.shared_buckets if policy else None)
 
     @cached_property
     def measurements(self) -> Measurements:

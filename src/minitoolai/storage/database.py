@@ -11,7 +11,7 @@ import queue
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from minitoolai.core.errors import ConnectionLost, Overloaded, QueryTimeout, ReportTooLarge, StoreError
@@ -22,12 +22,49 @@ Row = tuple[Any, ...]
 OnNotify = Callable[[str | None, str | None], None]
 #: Called with the server's time in milliseconds since 1970, and the monotonic time just before it was read.
 OnServerTime = Callable[[int, float], None]
+#: A process is not ready if its machine's clock differs by more: records and expiry times would be wrong.
+CLOCK_LIMIT_MS = 2000
+
+
+class ClockOffset(NamedTuple):
+    """This machine's wall clock minus the database server's, and how inexact that is: half of the round trip."""
+
+    ms: int
+    inexact_ms: int
+
+    @property
+    def is_wrong(self) -> bool:
+        """Return True if the difference is certainly too large."""
+        return abs(self.ms) - self.inexact_ms > CLOCK_LIMIT_MS
+
+    def describe(self) -> str:
+        """Say how far this machine's clock is off."""
+        direction = "ahead of" if self.ms > 0 else "behind"
+        return f"this machine's clock is {abs(self.ms) / 1000:.1f} s {direction} the database server's"
+
+
+def offset_of(server_ms: int, before_s: float, round_trip_s: float) -> ClockOffset:
+    """Return the offset from the server's time and our wall clock before it was asked."""
+    return ClockOffset(round((before_s + round_trip_s / 2) * 1000) - server_ms, round(round_trip_s * 500))
 
 
 class Membership(Protocol):
     """Registration of this process among those that share a database: holds its number and receives notifications."""
 
     number: int
+    #: The server's process ID of the session, 0 if there is none now.
+    session_pid: int
+    #: This machine's clock minus the server's, once it is known.
+    clock_offset: ClockOffset | None
+
+    def session_age_s(self) -> float:
+        """Return the seconds since the session was opened, 0 if there is none now."""
+
+    def listen(self, wanted: bool) -> None:
+        """Receive notifications or not."""
+
+    def why_not_ready(self) -> str | None:
+        """Return why requests cannot be served, as far as the database tells, or None if they can."""
 
     def start(self) -> int:
         """Register and return the process number. Raise StoreError if the server is away or no number is free."""
@@ -136,6 +173,8 @@ class ImmediateWrites:
 
 #: A report that reads longer is interrupted. SQLite cannot shorten its write-ahead log past an open read.
 REPORT_LIMIT_S = 10.0
+#: A read that finds its session lost only after this long is not repeated: its caller has waited enough.
+SILENT_LOSS_S = 1.0
 #: Threads for the reports of all accounts together: reports may wait for each other, requests never for a report.
 REPORT_THREADS = 2
 #: Reports of one account that may wait for their turn, and for how long.
@@ -165,6 +204,7 @@ class ReaderPool:
                 connection, is_new = self._idle.get_nowait(), False
             except queue.Empty:
                 connection, is_new = self._connect(True), True
+            began_s = time.monotonic()
             try:
                 if self.limit_s is not None:
                     connection.limit_time(self.limit_s)
@@ -172,7 +212,9 @@ class ReaderPool:
             except ConnectionLost:
                 connection.close()
                 # A pooled connection does not survive a restart of the server; only a new one tells that it is away.
-                if is_new:
+                # Neither does it survive a silent loss, and then the others have not, either.
+                self._close_idle()
+                if is_new or time.monotonic() - began_s > SILENT_LOSS_S:
                     raise
             except BaseException:
                 connection.close()
@@ -192,8 +234,12 @@ class ReaderPool:
     def close(self) -> None:
         """Wait for running reads, then close the idle connections."""
         self._threads.shutdown(wait=True)
-        while not self._idle.empty():
-            self._idle.get().close()
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().close()
 
 
 class Turns:
@@ -268,8 +314,9 @@ class Database:
         name: str,
         where: str = "",
         is_shared: bool = False,
-        register: Callable[[Sequence[str], OnNotify], Membership] | None = None,
+        register: Callable[..., Membership] | None = None,
         why_gone: Callable[[], str | None] = lambda: None,
+        vanished_workers: Callable[[Connection], set[str]] = lambda _: set(),
         readers: int = 2,
     ) -> None:
         self.name = name
@@ -279,6 +326,8 @@ class Database:
         self.is_shared = is_shared
         #: Returns what happened to the file that this process opened, or None if it is still there.
         self.why_gone = why_gone
+        #: Returns the registered workers that have no session any more. Only a shared database knows its sessions.
+        self.vanished_workers = vanished_workers
         self._connect = connect
         #: Receives the server's time, if the database is shared.
         self._follow: OnServerTime | None = None
@@ -306,12 +355,14 @@ class Database:
             sent_s = time.monotonic()
             self._follow(connection.server_ms(), sent_s)
 
-    def membership(self, channels: Sequence[str], on_notify: OnNotify) -> Membership | None:
+    def membership(
+        self, channels: Sequence[str], on_notify: OnNotify, *, is_numbered: bool = True
+    ) -> Membership | None:
         """Return the registration of this process, not yet started, or None if the database is not shared.
 
         `on_notify` is called in a separate thread for every notification on these channels.
         """
-        return self._register(channels, on_notify) if self._register else None
+        return self._register(channels, on_notify, is_numbered=is_numbered) if self._register else None
 
     def read(self, function: Callable[..., T], *arguments: object) -> T:
         """Run `function(connection, *arguments)` in this thread, on a pooled connection that cannot write."""

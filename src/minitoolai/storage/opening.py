@@ -105,12 +105,10 @@ def _engine(url: str) -> tuple[Engine, str]:
 
     if url.startswith(SQLITE):
         return create_engine(url), url.removeprefix(SQLITE)
-    import psycopg
-
-    from minitoolai.storage.postgres.session import display_address
+    from minitoolai.storage.postgres.session import display_address, open_session
 
     return create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool
+        "postgresql+psycopg://", creator=lambda: open_session(url), poolclass=NullPool
     ), display_address(url)
 
 

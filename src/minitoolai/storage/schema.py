@@ -804,6 +804,28 @@ workers = Table(
     Column("name", Text, primary_key=True),
     Column("offers", Text, nullable=False),
     Column("seen_ms", Int64, nullable=False),
+    # PostgreSQL's process ID of the session that the worker keeps open. NULL: it is known to be gone.
+    Column("presence", Int64),
+    sqlite_strict=True,
+)
+
+#: Steps of the jobs that a worker runs, as JSON: one row a worker, because a row a job would be rewritten four times a
+#: second each. Like the next table it is unlogged on PostgreSQL, so a crash of the server may empty it.
+worker_steps = Table(
+    "worker_steps",
+    metadata,
+    Column("worker", Text, primary_key=True),
+    Column("steps", Text, nullable=False),
+    sqlite_strict=True,
+)
+
+#: Token buckets that processes share: when each will be full again, on the database server's clock.
+shared_limits = Table(
+    "shared_limits",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("full_us", Int64, nullable=False),
+    Index("ix_shared_limits_full", "full_us"),
     sqlite_strict=True,
 )
 

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -22,10 +23,12 @@ from minitoolai.cli.operations.half_set import half_set
 from minitoolai.core.catalog.catalog import Catalog, SpeechModel
 from minitoolai.core.catalog.loader import read_catalog
 from minitoolai.core.catalog.shop import Shop
+from minitoolai.core.clock import wall_s
 from minitoolai.core.errors import CatalogError, EngineTimeout, ServiceError, SettingsError, StoreError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.paths import catalog_path, database_url, load_secret_keys
 from minitoolai.settings import Settings
+from minitoolai.storage.database import ClockOffset, Connection, offset_of
 from minitoolai.storage.opening import has_tables, unsafe_settings
 from minitoolai.storage.tables.accounts import accounts_by_group
 
@@ -137,7 +140,17 @@ def _check_database(settings: Settings) -> str:
     if broken:
         raise SettingsError(f"the ledger does not add up: {', '.join(broken)}; run minitoolai audit")
     load_secret_keys(settings)
+    if settings.database_url:
+        offset = read(settings, _clock_offset)
+        if offset.is_wrong:
+            raise SettingsError(f"{offset.describe()}; synchronise both with NTP, such as chrony")
     return f"{where}, all invariants hold"
+
+
+def _clock_offset(connection: Connection) -> ClockOffset:
+    before_s, began_s = wall_s(), time.monotonic()
+    server_ms = connection.server_ms()
+    return offset_of(server_ms, before_s, time.monotonic() - began_s)
 
 
 def _check_object_store(settings: Settings) -> str:

@@ -241,6 +241,9 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: EngineKind
     #: upstream: URL of the server, up to and including /v1. webui: its URL, such as http://host:7860.
     base_url: str = ""
+    #: upstream, for chats: URLs of several servers that serve the same, instead of `base_url`. Each request goes to the
+    #: one with the fewest in flight, and one that fails is left alone for a while.
+    base_urls: tuple[str, ...] = ()
     #: upstream: it is available only if its API key is set; additional headers of every request.
     needs_key: bool = False
     headers: dict[str, str] = {}

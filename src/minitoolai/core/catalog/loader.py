@@ -126,7 +126,11 @@ def parse_catalog(text: str, folder: Path = Path()) -> Catalog:
     except msgspec.ValidationError as error:
         raise _located(text, raw, str(error)) from None
     for name, entry in parsed.engines.items():
-        engine = parsed.engines[name] = msgspec.structs.replace(entry, base_url=entry.base_url.strip())
+        urls = tuple(url.strip() for url in entry.base_urls)
+        first = entry.base_url.strip() or (urls[0] if urls else "")
+        engine = parsed.engines[name] = msgspec.structs.replace(entry, base_url=first, base_urls=urls)
+        if entry.base_url and urls:
+            raise _at(text, f"engines.{name}", "base_urls", "an engine has base_url or base_urls, not both")
         _check_engine(text, name, engine)
     models = {name: _check_chat(text, name, entry, parsed.engines) for name, entry in parsed.chat.items()}
     speech: dict[str, SpeechModel] = {}
@@ -197,6 +201,7 @@ def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
             None,
             "an engine's name is lower-case letters, digits and _, as in variable names",
         )
+    _check_urls(text, table, engine)
     if engine.is_upstream and not engine.base_url.startswith(("http://", "https://")):
         raise _at(text, table, "base_url", 'an upstream needs base_url = "https://host/v1"')
     if engine.kind == "webui" and engine.base_url and not engine.base_url.startswith(("http://", "https://")):
@@ -216,6 +221,14 @@ def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
             raise _at(text, table, "forwards", why_never)
     if engine.kind == "llama" and engine.context < 512:
         raise _at(text, table, "context", "a llama engine needs context = 4096, or at least 512, tokens")
+
+
+def _check_urls(text: str, table: str, engine: EngineEntry) -> None:
+    for url in engine.base_urls:
+        if engine.kind != "upstream":
+            raise _at(text, table, "base_urls", 'only an engine with kind = "upstream" has several addresses')
+        if not url.startswith(("http://", "https://")) or why_bad_address(url) is not None:
+            raise _at(text, table, "base_urls", f"{url!r} is not an address like https://host/v1")
 
 
 def _check_chat(text: str, name: str, entry: ChatEntry, engines: dict[str, EngineEntry]) -> ChatModel:

@@ -15,8 +15,9 @@ import msgspec
 from minitoolai.core.catalog.catalog import EngineEntry
 from minitoolai.core.catalog.suppliers import EngineLabel
 from minitoolai.core.counting import Tokenizer
-from minitoolai.core.errors import ServiceError
+from minitoolai.core.errors import EngineBroken, EngineTimeout, EngineUnavailable, ServiceError
 from minitoolai.core.inference import ChatRequest
+from minitoolai.engines.chat.addresses import AddressPool
 from minitoolai.engines.chat.embeddings import embeddings_as_chat, embeddings_body
 from minitoolai.engines.chat.failures import engine_error, read_error_body, upstream_failure
 from minitoolai.engines.concurrency import ConcurrencyLimit
@@ -71,6 +72,9 @@ class UpstreamEngine:
         self.concurrency = concurrency
         self._extra_headers = extra_headers
         url = (base_url or entry.base_url).rstrip("/")
+        self._base = url
+        #: Several machines; None: one, which the setting of an address replaces.
+        self._addresses = AddressPool(entry.base_urls) if len(entry.base_urls) > 1 and not base_url else None
         self.fetches_images = is_public_address(url) if entry.fetches_images is None else entry.fetches_images
         self._chat_url, self._completions_url = f"{url}/chat/completions", f"{url}/completions"
         self._embeddings_url = f"{url}/embeddings"
@@ -157,6 +161,43 @@ class UpstreamEngine:
         response_type: Callable[[HttpResponse, str], UpstreamResponse],
         headers: dict[str, str] | None = None,
     ) -> UpstreamResponse:
+        if self._addresses is not None:
+            return await self._post_to_best(self._addresses, url.removeprefix(self._base), body, response_type, headers)
+        return await self._post_to(url, body, response_type, headers)
+
+    async def _post_to_best(
+        self,
+        pool: AddressPool,
+        path: str,
+        body: bytes,
+        response_type: Callable[[HttpResponse, str], UpstreamResponse],
+        headers: dict[str, str] | None,
+    ) -> UpstreamResponse:
+        """Post to the best address. Try the next one only if the connection failed, because then nothing was sent."""
+        *others, last = pool.order()
+        for address in (*others, last):
+            address.in_flight += 1
+            try:
+                response = await self._post_to(address.url + path, body, response_type, headers)
+            except BaseException as error:
+                address.release()
+                if isinstance(error, EngineUnavailable | EngineTimeout | EngineBroken):
+                    address.failed()
+                    if isinstance(error, EngineUnavailable) and address is not last:
+                        continue
+                raise
+            address.succeeded()
+            response.on_release = address.release
+            return response
+        raise AssertionError("the last address returned or raised")
+
+    async def _post_to(
+        self,
+        url: str,
+        body: bytes,
+        response_type: Callable[[HttpResponse, str], UpstreamResponse],
+        headers: dict[str, str] | None,
+    ) -> UpstreamResponse:
         headers = headers or self._headers
         try:
             # The ticker of core/in_flight.py enforces the timeouts; this one is only a safety net.
@@ -187,6 +228,8 @@ class UpstreamResponse:
         self._label = label
         #: Called once by `close`: returns the slot that the response occupies.
         self.on_close: Callable[[], None] | None = None
+        #: The same for the address that it came from, if there are several.
+        self.on_release: Callable[[], None] | None = None
         #: Called once, when the first bytes have arrived or the response is closed.
         self.on_first_bytes: Callable[[], None] | None = None
 
@@ -229,6 +272,9 @@ class UpstreamResponse:
         on_close, self.on_close = self.on_close, None
         if on_close is not None:
             on_close()
+        on_release, self.on_release = self.on_release, None
+        if on_release is not None:
+            on_release()
         self._report_first_bytes()
         self._response.close()
 

@@ -52,7 +52,7 @@ def device_name(page: PageRequest, device: Device) -> str:
 async def change_password(page: PageRequest) -> Response:
     """Set a new password, if the old one is right."""
     old, new = page.form.pop_password("password_old"), page.form.pop_password("password")
-    if wait_s := wait_to_prove_s(page):
+    if wait_s := await wait_to_prove_s(page):
         return too_many_requests(page, wait_s)
     read_new_password(page, new)
     if page.form.is_valid and not await page.site.users.verify_password(page.member, old):
@@ -78,7 +78,7 @@ UNDELETED = {
 async def leave(page: PageRequest) -> Response:
     """Delete the user, if the password is right."""
     password = page.form.pop_password("password_leave")
-    if wait_s := wait_to_prove_s(page):
+    if wait_s := await wait_to_prove_s(page):
         return too_many_requests(page, wait_s)
     if not await page.site.users.verify_password(page.member, password):
         page.form.add_error("password_leave", page.gettext("Wrong password."))
@@ -90,10 +90,10 @@ async def leave(page: PageRequest) -> Response:
     return page.redirect("/", flash=page.gettext("Your account is deleted. Goodbye!"))
 
 
-def wait_to_prove_s(page: PageRequest) -> int:
+async def wait_to_prove_s(page: PageRequest) -> int:
     """Return the seconds to wait before another try of the password or of a code, and count the try."""
     # By the account alone: a session is needed, so no other client can use this up.
-    return page.site.throttle.wait_s(f"password {page.member.user_id}", GUESSES)
+    return await page.site.throttle.wait(f"password {page.member.user_id}", GUESSES)
 
 
 # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────────

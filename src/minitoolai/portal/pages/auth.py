@@ -50,7 +50,7 @@ async def signup(page: PageRequest) -> Response:
     read_new_password(page, password)
     if not page.form.is_valid:
         return page.render("access/signup.html", 422)
-    if wait_s := wait_for_email_s(page, email):
+    if wait_s := await wait_for_email_s(page, email):
         return too_many_requests(page, wait_s)
     if not await can_mail(page, email):
         return page.render("access/signup.html", 503)
@@ -81,7 +81,7 @@ async def confirm(page: PageRequest) -> Response:
     link = await page.site.users.link(secret)
     if link is None or link.purpose != "signup":
         return page.render("access/spent.html", 410, back="/signup")
-    if wait_s := _wait_to_guess_s(page, link.email):
+    if wait_s := await _wait_to_guess_s(page, link.email):
         return too_many_requests(page, wait_s)
     visitor = await page.site.users.confirm(secret, page.browser_id, password, page.lang, page.device)
     if visitor is None:
@@ -106,7 +106,7 @@ async def signin(page: PageRequest) -> Response:
     if not page.site.is_password_open and page.pending_identity() is None:
         return not_found(page)
     email = email_forms(page.form["email"])[0]
-    if wait_s := _wait_to_guess_s(page, email):
+    if wait_s := await _wait_to_guess_s(page, email):
         return too_many_requests(page, wait_s)
     is_known = bool(page.device_id(email))
     delay_s = TRUSTED_S if is_known else page.site.failures.begin(page.client_ip, email)
@@ -116,7 +116,7 @@ async def signin(page: PageRequest) -> Response:
             "", page.gettext("Wrong email or password. If you have just signed up, open the link in our email first.")
         )
         return page.render("access/signin.html", 422, next=page.next_url("/keys"))
-    page.site.throttle.reset(_guess_key(page, email))
+    await page.site.throttle.forgive(_guess_key(page, email))
     if not is_known:
         page.site.failures.succeed(page.client_ip, email)
     if page.session_secret:
@@ -148,14 +148,14 @@ async def code(page: PageRequest) -> Response:
     if challenge is None:
         message = page.gettext("That took too long. Enter your password again.")
         return page.redirect(f"/signin?next={quote(page.next_url('/keys'))}", flash=message, kind="warn")
-    if wait_s := _wait_for_code_s(page, challenge):
+    if wait_s := await _wait_for_code_s(page, challenge):
         return too_many_requests(page, wait_s)
     compose = email_composer(page, challenge.email)
     visitor = await page.site.users.answer(challenge, page.form.pop_password("code"), page.device, compose)
     if visitor is None:
         page.form.add_error("code", wrong_code(page))
         return page.render("access/code.html", 422, next=page.next_url("/keys"))
-    page.site.throttle.reset(_code_key(page, challenge))
+    await page.site.throttle.forgive(_code_key(page, challenge))
     page.discard_challenge()
     page.sign_in(visitor)
     return page.redirect_to_url(page.next_url("/keys"))
@@ -194,7 +194,7 @@ async def reset(page: PageRequest) -> Response:
     email = read_email(page)
     if not page.form.is_valid:
         return page.render("access/reset.html", 422)
-    if wait_s := wait_for_email_s(page, email):
+    if wait_s := await wait_for_email_s(page, email):
         return too_many_requests(page, wait_s)
     if not await can_mail(page, email):
         return page.render("access/reset.html", 503)
@@ -254,14 +254,14 @@ def read_new_password(page: PageRequest, password: str) -> None:
         page.form.add_error("password", message % {"num": MAX_PASSWORD_LENGTH})
 
 
-def _wait_to_guess_s(page: PageRequest, email: str) -> int:
+async def _wait_to_guess_s(page: PageRequest, email: str) -> int:
     attempts = page.site.throttle
     if page.device_id(email):
-        return attempts.wait_s(_guess_key(page, email), GUESSES)
+        return await attempts.wait(_guess_key(page, email), GUESSES)
     return (
-        attempts.wait_s(f"signin {network_of(page.client_ip)}", SIGNINS)
-        or attempts.wait_s(_guess_key(page, email), GUESSES)
-        or attempts.wait_s(f"guess {email}", GUESSES_ANYWHERE)
+        await attempts.wait(f"signin {network_of(page.client_ip)}", SIGNINS)
+        or await attempts.wait(_guess_key(page, email), GUESSES)
+        or await attempts.wait(f"guess {email}", GUESSES_ANYWHERE)
     )
 
 
@@ -270,12 +270,12 @@ def _guess_key(page: PageRequest, email: str) -> str:
     return f"device {device}" if device else f"guess {network_of(page.client_ip)} {email}"
 
 
-def _wait_for_code_s(page: PageRequest, challenge: Challenge) -> int:
+async def _wait_for_code_s(page: PageRequest, challenge: Challenge) -> int:
     """Return the seconds to wait before another code. Fewer tries than for a password: a code has six digits."""
     attempts = page.site.throttle
     if page.device_id(challenge.email):
-        return attempts.wait_s(_code_key(page, challenge), GUESSES)
-    return attempts.wait_s(f"code {network_of(page.client_ip)}", SIGNINS) or attempts.wait_s(
+        return await attempts.wait(_code_key(page, challenge), GUESSES)
+    return await attempts.wait(f"code {network_of(page.client_ip)}", SIGNINS) or await attempts.wait(
         _code_key(page, challenge), CODES_ANYWHERE
     )
 
@@ -285,10 +285,10 @@ def _code_key(page: PageRequest, challenge: Challenge) -> str:
     return f"code device {device}" if device else f"code {challenge.account_id}"
 
 
-def wait_for_email_s(page: PageRequest, email: str) -> int:
+async def wait_for_email_s(page: PageRequest, email: str) -> int:
     """Return the seconds to wait before another e-mail to this address, and count it."""
     attempts = page.site.throttle
-    return attempts.wait_s(f"letter {network_of(page.client_ip)}", EMAILS) or attempts.wait_s(
+    return await attempts.wait(f"letter {network_of(page.client_ip)}", EMAILS) or await attempts.wait(
         f"letter {email}", EMAILS_PER_ADDRESS
     )
 

@@ -27,7 +27,7 @@ async def _check_file(page: PageRequest) -> Response:
     """Check an uploaded file. It changes nothing, so it needs no CSRF token, but has a limit by address."""
     if not page.is_same_origin:
         return page.redirect("/check")
-    if wait_s := page.site.throttle.wait_s(f"check:{page.client_ip}", CHECK_LIMIT):
+    if wait_s := await page.site.throttle.wait(f"check:{page.client_ip}", CHECK_LIMIT):
         return too_many_requests(page, wait_s)
     try:
         async with received_file(page.request, MAX_FILE_BYTES) as path:

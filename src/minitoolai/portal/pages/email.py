@@ -18,14 +18,14 @@ CONFIRM_PATH = "/account/email/confirm"
 async def change_email(page: PageRequest) -> Response:
     """Send a link to both mailboxes, if the password and the code of the second factor are right."""
     password, code = page.form.pop_password("password_email"), page.form.pop_password("code_email")
-    if wait_s := wait_to_prove_s(page):
+    if wait_s := await wait_to_prove_s(page):
         return too_many_requests(page, wait_s)
     email = read_email(page)
     if email and page.member.email in email_forms(email):
         page.form.add_error("email", page.gettext("This is already your address."))
     if page.form.is_valid and not await page.site.users.verify_password(page.member, password):
         page.form.add_error("password_email", page.gettext("Wrong password."))
-    if page.form.is_valid and (wait_s := wait_for_email_s(page, email)):
+    if page.form.is_valid and (wait_s := await wait_for_email_s(page, email)):
         return too_many_requests(page, wait_s)
     if page.form.is_valid and not await can_mail(page, email):
         return await render_account(page, 503)

@@ -47,7 +47,7 @@ async def begin(page: PageRequest) -> Response:
     provider = page.site.sign_ins.get(name)
     if provider is None:
         return not_found(page)
-    if wait_s := page.site.throttle.wait_s(f"external {network_of(page.client_ip)}", ATTEMPTS):
+    if wait_s := await page.site.throttle.wait(f"external {network_of(page.client_ip)}", ATTEMPTS):
         return too_many_requests(page, wait_s)
     user_id = 0
     if page.user is not None:

@@ -65,7 +65,7 @@ async def buy(page: PageRequest) -> Response:
     if not once or not (price.isascii() and price.isdigit() and len(price) < 19):
         page.form.add_error("", page.gettext("Reload the page and try again."))
         return await _render(page, 422)
-    if coupon and (wait_s := site.throttle.wait_s(f"coupon {account_id}", COUPON_LIMIT)):
+    if coupon and (wait_s := await site.throttle.wait(f"coupon {account_id}", COUPON_LIMIT)):
         return too_many_requests(page, wait_s)
 
     def change(connection: Connection) -> Purse | Refused:
@@ -142,7 +142,7 @@ async def resume(page: PageRequest) -> Response:
 async def coupon(page: PageRequest) -> Response:
     """Redeem a coupon for credit."""
     code, account_id, site = page.form["code"], page.member.account_id, page.site
-    if wait_s := site.throttle.wait_s(f"coupon {account_id}", COUPON_LIMIT):
+    if wait_s := await site.throttle.wait(f"coupon {account_id}", COUPON_LIMIT):
         return too_many_requests(page, wait_s)
 
     def change(connection: Connection) -> Any:
@@ -156,7 +156,7 @@ async def coupon(page: PageRequest) -> Response:
         translate = page.gettext
         page.form.add_error("code", translate(COUPON_WORDS[amount]))
         return await _render(page, 422)
-    site.throttle.reset(f"coupon {account_id}")
+    await site.throttle.forgive(f"coupon {account_id}")
     message = page.gettext("%(amount)s added to your balance.")
     return page.redirect("/balance", flash=message % {"amount": page.formatter.money(amount)})
 

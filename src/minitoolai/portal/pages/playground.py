@@ -80,7 +80,7 @@ async def key(page: PageRequest) -> Response:
         # The browser itself sent the form, without a script: it would show the key as a page.
         message = page.gettext("The studio needs JavaScript. The guide shows the same requests as code.")
         return page.redirect("/studio", flash=message, kind="warn")
-    wait_s = page.site.throttle.wait_s(f"studio:{page.member.user_id}", KEY_LIMIT)
+    wait_s = await page.site.throttle.wait(f"studio:{page.member.user_id}", KEY_LIMIT)
     if wait_s:
         return page.json({"wait_s": wait_s}, 429)
     now_ms = page.site.clock.now_ms()

@@ -86,7 +86,7 @@ async def turn_on(page: PageRequest) -> Response:
     if secret is None:
         message = page.gettext("That took too long. Scan this new code.")
         return page.redirect(SECOND_FACTOR_PATH, flash=message, kind="warn")
-    if wait_s := wait_to_prove_s(page):
+    if wait_s := await wait_to_prove_s(page):
         return too_many_requests(page, wait_s)
     if not await page.site.users.verify_password(page.member, password):
         page.form.add_error("password_on", page.gettext("Wrong password."))
@@ -130,7 +130,7 @@ async def renew_codes(page: PageRequest) -> Response:
 async def _check_password(page: PageRequest) -> tuple[Response | None, str]:
     """Return the code of the form, and the response instead if the password is wrong or was tried too often."""
     password, code = page.form.pop_password("password_factor"), page.form.pop_password("code")
-    if wait_s := wait_to_prove_s(page):
+    if wait_s := await wait_to_prove_s(page):
         return too_many_requests(page, wait_s), code
     if await page.site.users.verify_password(page.member, password):
         return None, code

@@ -123,7 +123,7 @@ async def invite(page: PageRequest) -> Response:
     email, role = read_email(page), _read_role(page)
     if not page.form.is_valid or role is None:
         return await _render(page, 422)
-    if wait_s := wait_for_email_s(page, email):
+    if wait_s := await wait_for_email_s(page, email):
         return too_many_requests(page, wait_s)
     if not await can_mail(page, email):
         return await _render(page, 503)
@@ -205,7 +205,7 @@ async def remove(page: PageRequest) -> Response:
 async def hand_over(page: PageRequest) -> Response:
     """Make another member the owner, if the password is right."""
     password = page.form.pop_password("password")
-    if wait_s := wait_to_prove_s(page):
+    if wait_s := await wait_to_prove_s(page):
         return too_many_requests(page, wait_s)
     if not await page.site.users.verify_password(page.member, password):
         page.form.add_error("password", page.gettext("Wrong password."))

@@ -62,7 +62,7 @@ def addresses(page: PageRequest, done: str = "/topup/done", back: str = "/topup"
 async def voucher(page: PageRequest) -> Response:
     """Redeem a voucher code."""
     code, account_id, site = page.form["code"], page.member.account_id, page.site
-    if wait_s := site.throttle.wait_s(f"voucher {account_id}", VOUCHER_LIMIT):
+    if wait_s := await site.throttle.wait(f"voucher {account_id}", VOUCHER_LIMIT):
         return too_many_requests(page, wait_s)
 
     def change(connection: Connection) -> int | NoVoucher:
@@ -75,7 +75,7 @@ async def voucher(page: PageRequest) -> Response:
     if not isinstance(amount, int):
         page.form.add_error("code", _voucher_error(page, amount))
         return await _render_topup(page, 422)
-    site.throttle.reset(f"voucher {account_id}")
+    await site.throttle.forgive(f"voucher {account_id}")
     message = page.gettext("%(amount)s added to your balance.")
     return page.redirect("/balance", flash=message % {"amount": page.formatter.money(amount)})
 
@@ -111,7 +111,7 @@ async def card(page: PageRequest) -> Response:
         page.form.add_error("amount", wrong)
     if not page.form.is_valid:
         return await _render_topup(page, 422)
-    if wait_s := page.site.throttle.wait_s(f"checkout {page.member.account_id}", CHECKOUT_LIMIT):
+    if wait_s := await page.site.throttle.wait(f"checkout {page.member.account_id}", CHECKOUT_LIMIT):
         return too_many_requests(page, wait_s)
     person = page.member
     try:

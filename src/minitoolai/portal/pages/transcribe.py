@@ -34,7 +34,7 @@ async def _transcribe_file(page: PageRequest) -> Response:
     """Transcribe the file of a form that was sent without JavaScript."""
     if not page.is_same_origin:
         return page.redirect("/studio/transcribe")
-    if wait_s := page.site.throttle.wait_s(f"studio:{page.member.user_id}", KEY_LIMIT):
+    if wait_s := await page.site.throttle.wait(f"studio:{page.member.user_id}", KEY_LIMIT):
         return too_many_requests(page, wait_s)
     account_id, request = page.member.account_id, page.request
     try:

@@ -19,7 +19,13 @@ from minitoolai.core.errors import CommitInDoubt, ConnectionLost, StoreError
 from minitoolai.storage.database import Database, OnServerTime, PriceParts, Row, SelectByIds
 from minitoolai.storage.postgres.bulk import BulkStatement, array_oid, bulk_statement, can_pack, pack_array
 from minitoolai.storage.postgres.pipeline import Pipeline, Statement, StatementFailed, require_row_count
-from minitoolai.storage.postgres.session import ProcessRegistration, connect, display_address, translate_error
+from minitoolai.storage.postgres.session import (
+    ProcessRegistration,
+    connect,
+    display_address,
+    translate_error,
+    vanished_workers,
+)
 
 log = logging.getLogger(__name__)
 
@@ -339,5 +345,6 @@ def open_postgres(url: str) -> Database:
         name="postgres",
         where=display_address(url),
         is_shared=True,
+        vanished_workers=vanished_workers,
         readers=4,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,21 +15,31 @@ import psycopg
 from psycopg import conninfo
 from psycopg.types.numeric import Int8Dumper
 
+from minitoolai.core.clock import wall_s
 from minitoolai.core.errors import ConnectionLost, QueryTimeout, SettingsError, StoreError
-from minitoolai.storage.database import OnNotify, Row
+from minitoolai.storage.database import ClockOffset, Connection, OnNotify, Row, offset_of
 
 #: The server ends a transaction that is idle for this long, so that a frozen process does not keep its locks.
 IDLE_TRANSACTION_TIMEOUT_MS = 10_000
 LOCK_TIMEOUT_MS = 15_000
 
+#: Our side of a session: give up on a server that does not acknowledge what we sent for this long. A long statement is
+#: not affected, because the server's kernel acknowledges it.
+SILENCE_LIMIT_S = 3
 _SESSION = {
     "application_name": "minitoolai",
-    "connect_timeout": 3,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
+    "connect_timeout": SILENCE_LIMIT_S,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
     "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,
+    "tcp_user_timeout": SILENCE_LIMIT_S * 1000,
 }
+#: The server's side: end a session if its machine lost power or its network. By default that takes two hours, in which
+#: its place, its locks and its process number stay taken.
+_SERVER_SIDE = (
+    " SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;"
+    " SET tcp_user_timeout = 15000;"
+)
 #: SQLSTATE prefixes after which the session is gone: connection errors, shutdown, idle in transaction.
 _ENDS_THE_SESSION = ("08", "57P", "25P03", "25P04")
 #: Writers find rows by key. A generic plan made while a table was small would keep scanning it.
@@ -47,6 +58,15 @@ class _WholeNumber(psycopg.adapt.Loader):
         return int(bytes(data))
 
 
+def open_session(url: str, *, autocommit: bool = False) -> psycopg.Connection[Row]:
+    """Open a session that ends soon after either side has vanished. Raise psycopg.Error."""
+    db = psycopg.connect(url, autocommit=autocommit, **_SESSION)  # type: ignore[arg-type]
+    db.execute(_SERVER_SIDE)
+    if not autocommit:
+        db.commit()
+    return db
+
+
 def connect(url: str, *, read_only: bool = False) -> psycopg.Connection[Row]:
     """Open a session with our settings. Raise ConnectionLost if the server is unavailable."""
     try:
@@ -61,7 +81,7 @@ def connect(url: str, *, read_only: bool = False) -> psycopg.Connection[Row]:
             f"SET client_min_messages = error; SET jit = off; SET lock_timeout = {LOCK_TIMEOUT_MS};"
             f" SET idle_in_transaction_session_timeout = {IDLE_TRANSACTION_TIMEOUT_MS};"
             f" SET default_transaction_read_only = {'on' if read_only else 'off'};"
-            f"{'' if read_only else _PLANS}{_DURABLE}"
+            f"{_SERVER_SIDE}{'' if read_only else _PLANS}{_DURABLE}"
         )
     except psycopg.Error as error:
         db.close()
@@ -110,6 +130,11 @@ _LOCKS = 0x6D746169
 #: As many process numbers as fit into an ID.
 MAX_PROCESSES = 256
 RETRY_S = 0.5
+#: Ask the server for the time this often, to see that it answers and that the clocks agree.
+ASK_EVERY_S = 1.0
+#: Not ready without an answer for this long.
+ANSWER_LIMIT_S = 3.0
+_CLOCK_AND_ROLE = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint, pg_is_in_recovery()"
 
 
 class ProcessRegistration:
@@ -120,14 +145,39 @@ class ProcessRegistration:
     is called in a separate thread.
     """
 
-    def __init__(self, url: str, channels: Sequence[str], on_notify: OnNotify) -> None:
+    def __init__(self, url: str, channels: Sequence[str], on_notify: OnNotify, *, is_numbered: bool = True) -> None:
+        """Create it. Without `is_numbered` it takes no process number: for processes that make no IDs."""
         self._url = url
+        self._is_numbered = is_numbered
+        #: Whether to receive notifications now, and whether the session does.
+        self._wants_to_listen = True
+        self._is_listening = False
         self._channels = channels
         self._heard = on_notify
         self._stopping = threading.Event()
         self._session: psycopg.Connection[Row] | None = None
         self._thread = threading.Thread(target=self._run, name="registration", daemon=True)
         self.number = -1
+        self._answered_s = self._opened_s = time.monotonic()
+        self.clock_offset: ClockOffset | None = None
+        #: The server's process ID of this session, by which others see that this process lives. 0: there is none now.
+        self.session_pid = 0
+
+    def session_age_s(self) -> float:
+        """Return the seconds since the session was opened, 0 if there is none now."""
+        return time.monotonic() - self._opened_s if self.session_pid else 0.0
+
+    def listen(self, wanted: bool) -> None:
+        """Receive notifications or not, within half a second. Each listening session costs the server some work."""
+        self._wants_to_listen = wanted
+
+    def why_not_ready(self) -> str | None:
+        """Return why requests cannot be served, as far as the database tells, or None if they can."""
+        if time.monotonic() - self._answered_s > ANSWER_LIMIT_S:
+            return f"the database has not answered for {ANSWER_LIMIT_S:g} s"
+        if self.clock_offset is not None and self.clock_offset.is_wrong:
+            return f"{self.clock_offset.describe()}; synchronise it (NTP)"
+        return None
 
     def start(self) -> int:
         """Register and return the process number. Raise StoreError if the server is away or no number is free."""
@@ -143,13 +193,33 @@ class ProcessRegistration:
     def _open(self) -> None:
         session = connect(self._url)
         try:
-            self.number = self._claim(session)
-            for channel in self._channels:
-                session.execute(f"LISTEN {channel}")
+            if self._is_numbered:
+                self.number = self._claim(session)
+            self._is_listening = False
+            self._follow_wish(session)
+            self._ask(session)
         except BaseException:
             session.close()
             raise
         self._session = session
+        self._opened_s = time.monotonic()
+        self.session_pid = session.info.backend_pid
+
+    def _ask(self, session: psycopg.Connection[Row]) -> None:
+        """Ask for the time. A server that only reads, because another took over, is as good as away."""
+        before_s, began_s = wall_s(), time.monotonic()
+        row = session.execute(_CLOCK_AND_ROLE).fetchone()
+        assert row is not None, "one row"
+        if row[1]:
+            raise ConnectionLost("this PostgreSQL server is a standby, which cannot be written")
+        self._answered_s = time.monotonic()
+        self.clock_offset = offset_of(row[0], before_s, self._answered_s - began_s)
+
+    def _follow_wish(self, session: psycopg.Connection[Row]) -> None:
+        if self._is_listening != self._wants_to_listen:
+            self._is_listening = self._wants_to_listen
+            for channel in self._channels:
+                session.execute(f"{'LISTEN' if self._is_listening else 'UNLISTEN'} {channel}")
 
     def _claim(self, session: psycopg.Connection[Row]) -> int:
         """Return the previous process number if it is still free, otherwise the lowest free one."""
@@ -159,7 +229,10 @@ class ProcessRegistration:
                 row = session.execute("SELECT pg_try_advisory_lock(%s::int, %s::int)", (_LOCKS, number)).fetchone()
                 if row == (True,):
                     return number
-        raise StoreError(f"{MAX_PROCESSES} processes already use this database; stop one of them")
+        raise StoreError(
+            f"{MAX_PROCESSES} processes already serve this database, and there are no more numbers for their IDs; stop"
+            " one of them, or use fewer and larger ones (minitoolai worker needs no number)"
+        )
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -177,10 +250,27 @@ class ProcessRegistration:
 
     def _listen(self) -> None:
         assert self._session is not None, "opened above"
-        for notification in self._session.notifies(timeout=0.5):
+        self._follow_wish(self._session)
+        if time.monotonic() - self._answered_s >= ASK_EVERY_S:
+            self._ask(self._session)
+        # It returns after this time, or after the first notifications.
+        for notification in self._session.notifies(timeout=0.5, stop_after=1):
             self._heard(notification.channel, notification.payload)
 
     def _close(self) -> None:
+        self.session_pid = 0
         if self._session is not None:
             self._session.close()
             self._session = None
+
+
+def vanished_workers(db: Connection) -> set[str]:
+    """Return the registered workers that have no session any more.
+
+    The session of a process that was killed ends immediately; that of a machine without power after some seconds.
+    """
+    rows = db.execute(
+        "SELECT name FROM workers WHERE presence IS NOT NULL AND NOT EXISTS"
+        " (SELECT 1 FROM pg_stat_activity AS a WHERE a.pid = workers.presence)"
+    )
+    return {row[0] for row in rows}

@@ -7,7 +7,7 @@ move no money. Plain functions of a connection; the caller owns the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -113,39 +113,49 @@ class ClaimedJob(msgspec.Struct, frozen=True):
 _QUEUE_ORDER = "ORDER BY turn, created_ms, id"
 
 
-def waiting(connection: Connection, engine: str, models: Sequence[str], limit: int) -> list[WaitingJob]:
-    """Return the first queued jobs for this engine and these models, in queue order."""
+#: Place in the queue: turn, creation time, ID.
+Place = tuple[int, int, int]
+
+
+def waiting(
+    connection: Connection, engine: str, models: Sequence[str], limit: int, since: Place | None = None
+) -> list[WaitingJob]:
+    """Return the first queued jobs for this engine and these models, in queue order.
+
+    `since` leaves out those before this place, and with them all that were there: while an old transaction is open,
+    PostgreSQL cannot remove them from the index, and would pass over each of them.
+    """
     listed = ",".join("?" * len(models))
+    bound = " AND (turn, created_ms, id) >= (?, ?, ?)" if since else ""
     rows = connection.execute(
         "SELECT id, account_id, model, size, turn, failures, created_ms FROM generations WHERE state = 'queued'"
-        f" AND kind = 'image' AND engine = ? AND model IN ({listed}) {_QUEUE_ORDER} LIMIT ?",
-        (engine, *models, limit),
+        f" AND kind = 'image' AND engine = ? AND model IN ({listed}){bound} {_QUEUE_ORDER} LIMIT ?",
+        (engine, *models, *(since or ()), limit),
     )
     return [WaitingJob(*row) for row in rows]
 
 
-def claim(connection: Connection, ids: Sequence[int], *, worker: str, now_ms: int, lease_ms: int) -> list[ClaimedJob]:
-    """Claim those of these jobs that are still queued, under a lease. Skip jobs that another worker is claiming.
+def claim(
+    connection: Connection, ids: Sequence[int], *, worker: str, now_ms: int, lease_ms: int, limit: int | None = None
+) -> list[ClaimedJob]:
+    """Claim those of these jobs that are still queued, at most `limit`, under a lease, in one statement.
 
-    `now_ms` is the time on the clock for leases.
+    Skip jobs that another worker is claiming. `now_ms` is the time on the clock for leases.
     """
-    rows = connection.select_by_ids(
-        "SELECT id FROM generations WHERE state = 'queued' AND id IN (…)" + connection.skip_locked, ids
-    )
-    claimed = [row[0] for row in rows]
-    if not claimed:
+    if not ids:
         return []
-    connection.execute_many(
-        "UPDATE generations SET state = 'running', attempt = attempt + 1, worker = ?, lease_until_ms = ?"
-        " WHERE id = ? AND state = 'queued'",
-        [(worker, now_ms + lease_ms, job_id) for job_id in claimed],
+    listed = ",".join("?" * len(ids))
+    rows = connection.execute(
+        # Materialized: else PostgreSQL might run it again for each row, and claim more than the limit. With the
+        # concatenation it does not use the index of queued jobs, which is long while an old transaction is open.
+        f"WITH free AS MATERIALIZED (SELECT id FROM generations WHERE state || '' = 'queued' AND id IN ({listed})"
+        f" {_QUEUE_ORDER} LIMIT ?{connection.skip_locked})"
+        " UPDATE generations SET state = 'running', attempt = attempt + 1, worker = ?, lease_until_ms = ?"
+        " WHERE id IN (SELECT id FROM free)"
+        " RETURNING id, account_id, attempt, failures, model, price_output, seed, request, created_ms, turn",
+        (*ids, len(ids) if limit is None else limit, worker, now_ms + lease_ms),
     )
-    rows = connection.select_by_ids(
-        "SELECT id, account_id, attempt, failures, model, price_output, seed, request, created_ms FROM generations"
-        " WHERE id IN (…) ORDER BY turn, created_ms, id",
-        claimed,
-    )
-    return [ClaimedJob(*row) for row in rows]
+    return [ClaimedJob(*row[:9]) for row in sorted(rows, key=lambda row: (row[9], row[8], row[0]))]
 
 
 class LeaseRenewal(msgspec.Struct, frozen=True):
@@ -169,6 +179,23 @@ def renew_leases(connection: Connection, renewals: Sequence[LeaseRenewal], lease
     )
     current = {(row[0], row[1]) for row in rows}
     return {one.id for one in renewals if (one.id, one.attempt) not in current}
+
+
+def write_steps(connection: Connection, worker: str, steps: Mapping[int, int]) -> None:
+    """Publish the number of steps done of each job that this worker runs."""
+    text = _encode_steps(steps).decode()
+    if not connection.execute_many("UPDATE worker_steps SET steps = ? WHERE worker = ?", [(text, worker)]):
+        connection.execute_many("INSERT INTO worker_steps (steps, worker) VALUES (?, ?)", [(text, worker)])
+
+
+def _step_of(connection: Connection, worker: str, job_id: int) -> int:
+    """Return the step that the worker published last, or 0."""
+    rows = connection.execute("SELECT steps FROM worker_steps WHERE worker = ?", (worker,))
+    return _decode_steps(rows[0][0]).get(job_id, 0) if rows else 0
+
+
+_encode_steps = msgspec.json.Encoder().encode
+_decode_steps = msgspec.json.Decoder(dict[int, int]).decode
 
 
 class StaleJob(NamedTuple):
@@ -244,13 +271,15 @@ def find(connection: Connection, job_id: int) -> JobDetails | None:
     """Return the job with this ID, or None."""
     rows = connection.execute(
         "SELECT account_id, state, step, seed, model, served_model, result, error_code, error, request, size,"
-        " engine, created_ms, finished_ms, turn FROM generations WHERE id = ? AND kind = 'image'",
+        " engine, created_ms, finished_ms, turn, worker FROM generations WHERE id = ? AND kind = 'image'",
         (job_id,),
     )
     if not rows:
         return None
-    *columns, turn = rows[0]
+    *columns, turn, worker = rows[0]
     job = JobDetails(*columns)
+    if job.state == "running" and worker is not None:
+        return msgspec.structs.replace(job, step=max(job.step, _step_of(connection, worker, job_id)))
     if job.state != "queued":
         return job
     ahead = connection.execute(
@@ -275,17 +304,57 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(EngineModels).decode
 
 
-def register_worker(connection: Connection, name: str, offers: EngineModels, now_ms: int) -> None:
-    """Report that this worker is alive and which models its engines can run."""
-    row = (_encode(offers).decode(), now_ms, name)
-    if not connection.execute_many("UPDATE workers SET offers = ?, seen_ms = ? WHERE name = ?", [row]):
-        connection.execute_many("INSERT INTO workers (offers, seen_ms, name) VALUES (?, ?, ?)", [row])
+def register_worker(
+    connection: Connection, name: str, offers: EngineModels, now_ms: int, presence: int | None = None
+) -> None:
+    """Report that this worker is alive and which models its engines can run.
+
+    `presence`: the session that it keeps open, see storage/postgres/session.py.
+    """
+    row = (_encode(offers).decode(), now_ms, presence, name)
+    if not connection.execute_many("UPDATE workers SET offers = ?, seen_ms = ?, presence = ? WHERE name = ?", [row]):
+        connection.execute_many("INSERT INTO workers (offers, seen_ms, presence, name) VALUES (?, ?, ?, ?)", [row])
         connection.execute_many("DELETE FROM workers WHERE seen_ms < ?", [(now_ms - WORKER_ROW_TTL_MS,)])
+        connection.execute("DELETE FROM worker_steps WHERE worker NOT IN (SELECT name FROM workers)")
 
 
 def unregister_worker(connection: Connection, name: str) -> None:
     """Remove a worker that stops."""
     connection.execute_many("DELETE FROM workers WHERE name = ?", [(name,)])
+    connection.execute_many("DELETE FROM worker_steps WHERE worker = ?", [(name,)])
+
+
+def mark_vanished(connection: Connection, names: Collection[str], now_ms: int) -> None:
+    """Count these workers as lost now, so that no job is offered for their engines."""
+    connection.execute_many(
+        "UPDATE workers SET presence = NULL, seen_ms = ? WHERE name = ?",
+        [(now_ms - WORKER_TIMEOUT_MS, name) for name in sorted(names)],
+    )
+
+
+def running_on(connection: Connection, names: Collection[str]) -> list[StaleJob]:
+    """Return the running image jobs of these workers."""
+    listed = ",".join("?" * len(names))
+    rows = connection.execute(
+        f"{_STALE} WHERE kind = 'image' AND state = 'running' AND worker IN ({listed}) LIMIT 512", tuple(names)
+    )
+    return sorted(StaleJob(*row) for row in rows)
+
+
+class Fleet(NamedTuple):
+    """How many workers report, and how many of those come before this one by name."""
+
+    size: int = 1
+    rank: int = 0
+
+
+def fleet(connection: Connection, name: str, now_ms: int) -> Fleet:
+    """Return the place of this worker among those that report."""
+    rows = connection.execute(
+        "SELECT count(*), coalesce(sum(CASE WHEN name < ? THEN 1 ELSE 0 END), 0) FROM workers WHERE seen_ms > ?",
+        (name, now_ms - WORKER_TIMEOUT_MS),
+    )
+    return Fleet(max(1, int(rows[0][0])), int(rows[0][1]))
 
 
 class WorkerCounts(NamedTuple):
@@ -306,7 +375,11 @@ def count_workers(connection: Connection, now_ms: int) -> WorkerCounts:
 def available_models(connection: Connection, now_ms: int) -> EngineModels:
     """Return which models the live workers can run, by engine."""
     available: EngineModels = {}
-    for row in connection.execute("SELECT offers FROM workers WHERE seen_ms > ?", (now_ms - WORKER_TIMEOUT_MS,)):
+    # Workers of a kind offer the same, so that a fleet is a few rows.
+    for row in connection.execute(
+        "SELECT DISTINCT offers FROM workers WHERE seen_ms > ?", (now_ms - WORKER_TIMEOUT_MS,)
+    ):
         for engine, models in _decode(row[0]).items():
-            available.setdefault(engine, []).extend(models)
+            known = available.setdefault(engine, [])
+            known.extend(model for model in models if model not in known)
     return available

@@ -53,7 +53,7 @@ async def save(page: PageRequest) -> Response:
         page.form.add_error("consent", _("Confirm that your payment method may be charged automatically."))
     if not page.form.is_valid:
         return await _render(page, 422)
-    if wait_s := page.site.throttle.wait_s(f"checkout {page.member.account_id}", CHECKOUT_LIMIT):
+    if wait_s := await page.site.throttle.wait(f"checkout {page.member.account_id}", CHECKOUT_LIMIT):
         return too_many_requests(page, wait_s)
     person, now_ms = page.member, page.site.clock.now_ms()
     known = await page.site.database.read_async(auto_topups.find, person.account_id)

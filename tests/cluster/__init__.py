@@ -1,0 +1,1 @@
+"""Tests of several machines: network namespaces, a real PostgreSQL, and what breaks between them."""
