@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from minitoolai.billing import plans
 from minitoolai.billing.audit import Auditor, shortfall_limit
 from minitoolai.billing.charging import Bound, Charging
+from minitoolai.billing.selling import plans
 from minitoolai.core.catalog.selling import Plan
 from minitoolai.core.clock import first_id_at
 from minitoolai.core.errors import SettingsError, StoreError
@@ -25,8 +25,8 @@ from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import LedgerState, Operation, Result, Settle, Settled
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
+from minitoolai.storage.selling.purses import PURSES
 from minitoolai.storage.tables.ledger import INVARIANTS, SHORTFALL_LIMIT, broken_invariants
-from minitoolai.storage.tables.purses import PURSES
 from minitoolai.storage.tables.refunds import REFUNDS
 from tests.support.books import CHAT, LEASE_MS, TemporaryBooks, checkpoint, emptied, hold, new_file, refund, settle
 from tests.support.cli import Cli

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from minitoolai.billing import plans
+from minitoolai.billing.selling import plans
 from minitoolai.core.catalog.selling import Plan
 from minitoolai.core.clock import MS_PER_DAY, first_id_at
 from minitoolai.core.models import (
@@ -43,6 +43,7 @@ from minitoolai.storage.database import Connection, PriceParts, Row, SelectByIds
 from minitoolai.storage.insight import requests as request_log
 from minitoolai.storage.insight import traffic
 from minitoolai.storage.selling import auto_topups, invoices, notices
+from minitoolai.storage.selling.purses import Purse
 from minitoolai.storage.tables import (
     accounts,
     audit,
@@ -64,7 +65,6 @@ from minitoolai.storage.tables import (
     usage_days,
     users,
 )
-from minitoolai.storage.tables.purses import Purse
 from tests.support.books import DONE, NOON_MS, TemporaryBooks, credit, hold, refund, settle
 from tests.support.history import seed_history
 from tests.support.old_days import no_file

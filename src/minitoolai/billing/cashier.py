@@ -13,10 +13,10 @@ from functools import partial
 
 import msgspec
 
-from minitoolai.billing import invoices
-from minitoolai.billing.notices import announce
 from minitoolai.billing.payments import transfer_difference
 from minitoolai.billing.providers.protocol import NANO_PER_CENT, Incoming, Order, PaymentStatus, Provider, Report
+from minitoolai.billing.selling import invoices
+from minitoolai.billing.selling.notices import announce
 from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import InvalidRequest, NotFound, Overloaded, ServiceError, StoreError

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 from babel import Locale
 
-from minitoolai.billing.invoices import read_document
+from minitoolai.billing.selling.invoices import read_document
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.portal.i18n import N_, formatter, translations
 from minitoolai.storage.database import Connection

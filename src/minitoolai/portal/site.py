@@ -23,11 +23,11 @@ from minitoolai.accounts.second_factors import SecondFactors
 from minitoolai.accounts.users import Users
 from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
-from minitoolai.billing.auto_topup import AutoTopups
 from minitoolai.billing.cashier import Cashier
-from minitoolai.billing.coupons import sign_up_credit
-from minitoolai.billing.notices import NoticeWatcher
 from minitoolai.billing.providers.registry import build_providers
+from minitoolai.billing.selling.auto_topup import AutoTopups
+from minitoolai.billing.selling.coupons import sign_up_credit
+from minitoolai.billing.selling.notices import NoticeWatcher
 from minitoolai.billing.traffic import TrafficCounter
 from minitoolai.billing.usage import RevenueCache, UsageCache
 from minitoolai.chat.catalog_reload import CatalogReload

@@ -647,7 +647,7 @@ invoices = Table(
     Column("total", Int64, nullable=False),
     Column("tax", Int64, nullable=False),
     Column("issued_ms", Int64, nullable=False),
-    # Seller, buyer and tax as they were when it was issued, as JSON (billing/invoices.py).
+    # Seller, buyer and tax as they were when it was issued, as JSON (billing/selling/invoices.py).
     Column("document", Text, nullable=False),
     CheckConstraint("kind = 'invoice' OR kind = 'credit_note'", name="kind_known"),
     CheckConstraint("total > 0", name="total_positive"),

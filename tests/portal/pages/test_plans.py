@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from minitoolai.billing import payments as billing
-from minitoolai.billing.coupons import create_coupon
+from minitoolai.billing.selling.coupons import create_coupon
 from minitoolai.core.clock import SystemClock
 from minitoolai.ledger.rules import decide
 from minitoolai.storage.database import Connection
-from minitoolai.storage.tables import accounts, ledger, purses
-from minitoolai.storage.tables.coupons import Coupon
+from minitoolai.storage.selling import purses
+from minitoolai.storage.selling.coupons import Coupon
+from minitoolai.storage.tables import accounts, ledger
 from tests.portal.pages.test_admin import account_of
 from tests.portal.pages.test_corrections import words
 from tests.support.books import hold, settle

@@ -8,17 +8,17 @@ import msgspec
 from starlette.responses import Response
 
 from minitoolai.accounts.rate_limits import Limit
-from minitoolai.billing import plans
-from minitoolai.billing.coupons import NoCoupon, redeem_coupon
-from minitoolai.billing.plans import Refused
+from minitoolai.billing.selling import plans
+from minitoolai.billing.selling.coupons import NoCoupon, redeem_coupon
+from minitoolai.billing.selling.plans import Refused
 from minitoolai.core.clock import random_text
 from minitoolai.core.plans import PlanWindow
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, page, too_many_requests
 from minitoolai.storage.database import Connection
-from minitoolai.storage.tables import purses
-from minitoolai.storage.tables.purses import Purse
+from minitoolai.storage.selling import purses
+from minitoolai.storage.selling.purses import Purse
 
 COUPON_LIMIT = Limit(10, 900.0)
 PERIODS = {"week": N_("a week"), "month": N_("a month"), "year": N_("a year")}

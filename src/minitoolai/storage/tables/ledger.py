@@ -10,9 +10,9 @@ statement takes arrays with all rows of the batch:
 - UPDATE accounts (balances), INSERT INTO holds, UPDATE holds (compare and set; and the budget columns),
   INSERT INTO generations, UPDATE generations (outcome; and rerouted engine or model), INSERT INTO transfers,
   INSERT … ON CONFLICT INTO key_spending, usage_days and usage_buckets;
-- in refunds.py: INSERT INTO refunds; in purses.py: INSERT … ON CONFLICT INTO purse_windows, UPDATE purses; in jobs.py:
-  UPDATE generations (requeued; queue columns; result); in idempotency.py: INSERT … ON CONFLICT INTO idempotency_keys;
-  in outbox.py: INSERT INTO outbox.
+- in refunds.py: INSERT INTO refunds; in selling/purses.py: INSERT … ON CONFLICT INTO purse_windows, UPDATE purses; in
+  jobs.py: UPDATE generations (requeued; queue columns; result); in idempotency.py: INSERT … ON CONFLICT INTO
+  idempotency_keys; in outbox.py: INSERT INTO outbox.
 
 A statement that cannot be rewritten runs row by row and logs a warning once; tests/storage/postgres/test_bulk.py
 checks that all of the above can.
@@ -41,8 +41,9 @@ from minitoolai.ledger.types import (
     Settle,
 )
 from minitoolai.storage.database import Connection, Row, SelectByIds
-from minitoolai.storage.tables import idempotency, jobs, purses, refunds, usage_days
-from minitoolai.storage.tables.purses import PURSES, WRONG_PURSES
+from minitoolai.storage.selling import purses
+from minitoolai.storage.selling.purses import PURSES, WRONG_PURSES
+from minitoolai.storage.tables import idempotency, jobs, refunds, usage_days
 from minitoolai.storage.tables.refunds import REFUNDS, WRONG_REFUNDS
 
 #: Spending per day and month is deleted after this time, long after every hold of the period is settled.

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from babel import Locale
 from starlette.responses import Response
 
-from minitoolai.billing.invoices import read_document
-from minitoolai.billing.tax_numbers import Fault, InvalidTaxNumber, normalize_tax_number
+from minitoolai.billing.selling.invoices import read_document
+from minitoolai.billing.selling.tax_numbers import Fault, InvalidTaxNumber, normalize_tax_number
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.models import Payment
 from minitoolai.core.money import format_dollars

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from minitoolai.billing.auto_topup import FORGOTTEN_MS, UNCONFIRMED_MS, AutoTopups
 from minitoolai.billing.cashier import Cashier
 from minitoolai.billing.providers.stripe import StripeProvider
+from minitoolai.billing.selling.auto_topup import FORGOTTEN_MS, UNCONFIRMED_MS, AutoTopups
 from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.storage.selling import auto_topups, invoices, notices
 from minitoolai.storage.selling.auto_topups import AutoTopup

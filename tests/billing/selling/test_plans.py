@@ -5,15 +5,16 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from minitoolai.billing import plans
-from minitoolai.billing.coupons import create_coupon
-from minitoolai.billing.plans import GRACE_MS, RENEW_AHEAD_MS, Refused
+from minitoolai.billing.selling import plans
+from minitoolai.billing.selling.coupons import create_coupon
+from minitoolai.billing.selling.plans import GRACE_MS, RENEW_AHEAD_MS, Refused
 from minitoolai.core.catalog.selling import Plan
 from minitoolai.core.plans import Windows, period_end
 from minitoolai.ledger.types import Held, InsufficientFunds, Settled
-from minitoolai.storage.tables import purses, reports
-from minitoolai.storage.tables.coupons import Coupon
-from minitoolai.storage.tables.purses import Purse
+from minitoolai.storage.selling import purses
+from minitoolai.storage.selling.coupons import Coupon
+from minitoolai.storage.selling.purses import Purse
+from minitoolai.storage.tables import reports
 from tests.support.books import NOON_MS, TemporaryBooks, credit, hold, refund, settle
 
 PRO = Plan("pro", "Pro", 1000, 1500, "month", Windows())

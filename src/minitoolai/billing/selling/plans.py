@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from minitoolai.billing.corrections import log_action
-from minitoolai.billing.coupons import Discount, NoCoupon, discount, use
+from minitoolai.billing.selling.coupons import Discount, NoCoupon, discount, use
 from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.catalog.selling import Plan
 from minitoolai.core.clock import MS_PER_DAY, Clock, random_text
@@ -25,8 +25,9 @@ from minitoolai.core.plans import period_end
 from minitoolai.ledger.rules import decide, unused_part
 from minitoolai.ledger.types import Bought, BuyPlan, ExpireCredit, Expired, PurseState
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.tables import accounts, ledger, purses
-from minitoolai.storage.tables.purses import Purse
+from minitoolai.storage.selling import purses
+from minitoolai.storage.selling.purses import Purse
+from minitoolai.storage.tables import accounts, ledger
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from minitoolai.billing.invoices import read_document
+from minitoolai.billing.selling.invoices import read_document
 from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.catalog.loader import parse_catalog
 from minitoolai.storage.opening import open_database
