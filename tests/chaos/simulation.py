@@ -365,7 +365,9 @@ class Simulation:
             future = charging._writer.submit(refund)
             assert future is not None
             try:
-                await asyncio.wait_for(future, 20)
+                # Not `wait_for`, which on Python 3.11 forgets a cancellation that arrives together with the result.
+                async with asyncio.timeout(20):
+                    await future
             except (StoreError, TimeoutError) as error:
                 self.note("late", held.hold_id, type(error).__name__)
                 return
@@ -425,7 +427,10 @@ def run_simulation(
                 disk.execute(f"DELETE FROM {table}")
             with closing(VirtualLoop()) as loop:
                 one = kind(seed, disk, loop, is_shared=is_shared, decide=decide)
-                loop.run_until_complete(one.run())
+                try:
+                    loop.run_until_complete(one.run())
+                except AssertionError as error:
+                    raise AssertionError(f"seed {seed}: {error}") from error
             traces.update(one.trace.digest())
             tally.seeds += 1
             tally.acknowledged += sum(what != "refused" for what, _ in one.told.values())
