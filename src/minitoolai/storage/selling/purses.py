@@ -14,7 +14,16 @@ import msgspec
 
 from minitoolai.core.models import Spending
 from minitoolai.core.plans import PeriodKind, PlanWindow, Windows, window_at, window_id
-from minitoolai.ledger.types import FIRST_CUSTOMER, FUNDING, AccountState, LedgerState, Operation, PlaceHold, PurseState
+from minitoolai.ledger.types import (
+    FIRST_CUSTOMER,
+    FUNDING,
+    AccountState,
+    LedgerState,
+    NamedWindow,
+    Operation,
+    PlaceHold,
+    PurseState,
+)
 from minitoolai.storage.database import Connection, Row
 
 #: As shown to the operator if it is violated.
@@ -38,17 +47,24 @@ def load(connection: Connection, owners: Sequence[int], operations: Sequence[Ope
         state.accounts[row[0]] = AccountState(*row[10:])
         state.purses[row[0]] = PurseState(row[1], row[2], row[3], row[4], row[5], Windows(*row[6:9]), row[9])
     wanted: dict[str, None] = {}
+    seen: dict[int, list[NamedWindow]] = {}
     for operation in operations:
         if isinstance(operation, PlaceHold):
-            for purse_id, purse in state.purses.items():
-                if purse.owner_id == operation.account_id and purse.is_open(operation.now_ms):
-                    wanted |= dict.fromkeys(name for name, _, _ in purse.windows_at(purse_id, operation.now_ms))
+            for purse_id, purse in state.purses_of(operation.account_id):
+                if purse.is_open(operation.now_ms):
+                    # Most operations of a batch are in the same windows.
+                    windows = purse.windows_at(purse_id, operation.now_ms)
+                    if seen.get(purse_id) is not windows:
+                        seen[purse_id] = windows
+                        wanted |= dict.fromkeys(name for name, _, _ in windows)
     names = dict(wanted)
     for hold_id, hold in state.holds.items():
         if hold.purse_id in state.purses and hold.state == "pending" and hold_id in state.work:
             at_ms = state.work[hold_id].created_ms
-            purse = state.purses[hold.purse_id]
-            names |= dict.fromkeys(name for name, _, _ in purse.windows_at(hold.purse_id, at_ms))
+            windows = state.purses[hold.purse_id].windows_at(hold.purse_id, at_ms)
+            if seen.get(hold.purse_id) is not windows:
+                seen[hold.purse_id] = windows
+                names |= dict.fromkeys(name for name, _, _ in windows)
     if names:
         found = connection.select_by_ids(_WINDOWS, list(names))
         state.windows = {name: Spending() for name in wanted} | {row[0]: Spending(row[1]) for row in found}
@@ -56,8 +72,6 @@ def load(connection: Connection, owners: Sequence[int], operations: Sequence[Ope
 
 def save(connection: Connection, state: LedgerState) -> None:
     """Write the changed windows and purses."""
-    if not state.purses:
-        return
     spent = [
         (name, int(purse_id), kind, spending.used)
         for name, spending in state.windows.items()

@@ -142,7 +142,6 @@ def load(connection: Connection, operations: Sequence[Operation]) -> LedgerState
         accounts, holds, work = connection.select_many(*selects)
         state = _ledger_state(accounts, holds)
         state.is_simple = not any(hold.kind == "image" or hold.budget_id for hold in state.holds.values())
-        state.is_simple = state.is_simple and not any(row[4] for row in accounts)
     else:
         references = [operation.external_ref for operation in operations if isinstance(operation, ReferencedOperation)]
         selects += [
@@ -160,8 +159,8 @@ def load(connection: Connection, operations: Sequence[Operation]) -> LedgerState
     state.work = usage_days.known_work(operations, work)
     if not state.is_simple:
         load_budgets(connection, operations, state)
-        if owners := [row[0] for row in accounts if row[4]]:
-            purses.load(connection, owners, operations, state)
+    if owners := [row[0] for row in accounts if row[4]]:
+        purses.load(connection, owners, operations, state)
     return state
 
 
@@ -203,6 +202,7 @@ def save(connection: Connection, state: LedgerState) -> None:
         jobs.save(connection, state)
         idempotency.save(connection, state)
         save_budgets(connection, state)
+    if state.purses:
         purses.save(connection, state)
 
 
