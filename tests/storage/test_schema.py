@@ -52,6 +52,8 @@ BREAKERS = {
     "ck_payments_state_known": "UPDATE payments SET state = 'lost'",
     "ck_payments_paid_means_money": "UPDATE payments SET state = 'paid'",
     "ck_payments_moved_within_paid": "UPDATE payments SET moved = 1",
+    "ck_subscriptions_price_positive": "UPDATE subscriptions SET price = 0",
+    "ck_subscriptions_state_known": "UPDATE subscriptions SET state = 'lost'",
     "ck_payments_reversed_within_paid": "UPDATE payments SET reversed = 1",
     "ck_purses_price_not_negative": "UPDATE purses SET price = -1",
     "ck_purses_credit_positive": "UPDATE purses SET credit = 0",
@@ -89,6 +91,7 @@ ROWS: dict[str, tuple[object, ...]] = {
     "webhook_deliveries (outbox_id, attempt, at_ms, duration_ms, status)": (7, 1, 1, 1, 500),
     "vouchers (code_hmac, hint, amount, created_ms)": (b"v", "AB", 5, 1),
     "payments (id, account_id, provider, asked, created_ms, changed_ms)": (8, "A", "stripe", 5, 1, 1),
+    "subscriptions (id, account_id, provider, plan, price, created_ms, changed_ms)": (4, "A", "stripe", "pro", 5, 1, 1),
     "accounts (id, created_ms)": (5000, 1),
     "purses (id, owner_id, plan, price, credit, period, begins_ms, ends_ms, reference, created_ms, state)": (
         5000,

@@ -359,12 +359,13 @@ Result = (
 
 
 class AccountState(msgspec.Struct):
-    """Account of a customer. `version` counts its transfers."""
+    """Account of a customer. `version` counts its transfers. `purse_stamp` changes whenever its purses do."""
 
     posted: int
     held: int
     version: int
     dirty: bool = False
+    purse_stamp: int | None = None
 
     @property
     def available(self) -> int:
@@ -404,6 +405,10 @@ class PurseState(msgspec.Struct):
             self._counted = None
         return self._windows
 
+    def forget_counted(self) -> None:
+        """Look the spending of its windows up again: one of them has been loaded."""
+        self._counted = None
+
 
 #: Row ID, window and limit; and spending (None if it is deleted), window and limit.
 NamedWindow = tuple[str, PlanWindow, int]
@@ -427,6 +432,22 @@ def _windows_at(purse_id: int, begins_ms: int, windows: Windows, now_ms: int) ->
             _spans.clear()
         _spans[key] = span
     return span
+
+
+class OpenPurses:
+    """The purses of one account that are not closed, as a writer has last written or read them.
+
+    They are true as long as the account has the same stamp. Each writer takes them out while it changes them, so what
+    a rolled-back transaction leaves has a stamp that no row ever had.
+    """
+
+    __slots__ = ("credit", "purses", "stamp", "windows")
+
+    def __init__(self) -> None:
+        self.stamp: int | None = None
+        self.purses: dict[int, PurseState] = {}
+        self.credit: dict[int, AccountState] = {}
+        self.windows: dict[str, Spending] = {}
 
 
 class HoldState(msgspec.Struct):
@@ -527,6 +548,7 @@ class LedgerState:
         "known_references",
         "new_holds",
         "new_refunds",
+        "open_purses",
         "outcomes",
         "owned",
         "purses",
@@ -569,6 +591,8 @@ class LedgerState:
         self.windows: dict[str, Spending] = {}
         #: The same purses by owner. Filled when it is first needed.
         self.owned: dict[int, list[tuple[int, PurseState]]] = {}
+        #: For storage: the same by owner, to be remembered until the next batch.
+        self.open_purses: dict[int, OpenPurses] = {}
 
     def purses_of(self, owner_id: int) -> list[tuple[int, PurseState]]:
         """Return the purses of an account that are not closed, by ascending beginning."""

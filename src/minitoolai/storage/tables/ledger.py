@@ -120,7 +120,9 @@ def carries(connection: Connection, settle: Settle) -> bool:
     return rows == [(o.state, settle.cost, o.input_units, o.output_units, o.cached_units)]
 
 
-_ACCOUNTS = "SELECT id, posted, held, version, purse_until_ms FROM accounts WHERE is_system = 0 AND id IN (…)"
+_ACCOUNTS = (
+    "SELECT id, posted, held, version, purse_until_ms, purse_stamp FROM accounts WHERE is_system = 0 AND id IN (…)"
+)
 _HOLDS = (
     "SELECT id, account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind, budget_id, budget_ms,"
     " purse_id FROM holds WHERE id IN (…)"
@@ -173,13 +175,15 @@ def _is_simple(operation: Operation) -> bool:
 
 def _ledger_state(accounts: Sequence[Row], holds: Sequence[Row]) -> LedgerState:
     return LedgerState(
-        {row[0]: AccountState(row[1], row[2], row[3]) for row in accounts},
+        {row[0]: AccountState(row[1], row[2], row[3], False, row[5]) for row in accounts},
         {row[0]: HoldState(*row[1:]) for row in holds},
     )
 
 
 def save(connection: Connection, state: LedgerState) -> None:
     """Write everything that the batch changed."""
+    if state.purses:
+        purses.save(connection, state)
     _update_accounts(connection, state)
     _write_holds(connection, state)
     if not state.is_simple:
@@ -202,14 +206,16 @@ def save(connection: Connection, state: LedgerState) -> None:
         jobs.save(connection, state)
         idempotency.save(connection, state)
         save_budgets(connection, state)
-    if state.purses:
-        purses.save(connection, state)
+    if state.open_purses:
+        purses.remember(connection, state)
 
 
 def _update_accounts(connection: Connection, state: LedgerState) -> None:
-    changed = [(a.posted, a.held, a.version, key) for key, a in state.accounts.items() if a.dirty]
+    changed = [(a.posted, a.held, a.version, a.purse_stamp, key) for key, a in state.accounts.items() if a.dirty]
     if changed:
-        connection.queue_write("UPDATE accounts SET posted = ?, held = ?, version = ? WHERE id = ?", changed)
+        connection.queue_write(
+            "UPDATE accounts SET posted = ?, held = ?, version = ?, purse_stamp = ? WHERE id = ?", changed
+        )
 
 
 def _write_holds(connection: Connection, state: LedgerState) -> None:
