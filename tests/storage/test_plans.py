@@ -42,7 +42,7 @@ from minitoolai.storage.archive.files import PartEntry, Sums, encode_line, line_
 from minitoolai.storage.database import Connection, PriceParts, Row, SelectByIds
 from minitoolai.storage.insight import requests as request_log
 from minitoolai.storage.insight import traffic
-from minitoolai.storage.selling import auto_topups, coupons, invoices, notices, purses, subscriptions
+from minitoolai.storage.selling import auto_topups, coupons, invoices, notices, purses
 from minitoolai.storage.selling.purses import Purse
 from minitoolai.storage.tables import (
     accounts,

@@ -523,6 +523,8 @@ class Payment(msgspec.Struct, frozen=True):
     charged: int | None = None
     #: Why it was not credited although the provider reported something.
     problem: Literal["currency", "amount", "failed"] | None = None
+    #: The subscription that it pays a period of.
+    subscription_id: int | None = None
 
     @property
     def owed(self) -> int:

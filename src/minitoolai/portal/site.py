@@ -28,6 +28,7 @@ from minitoolai.billing.providers.registry import build_providers
 from minitoolai.billing.selling.auto_topup import AutoTopups
 from minitoolai.billing.selling.coupons import sign_up_credit
 from minitoolai.billing.selling.notices import NoticeWatcher
+from minitoolai.billing.selling.subscriptions import Subscriptions
 from minitoolai.billing.traffic import TrafficCounter
 from minitoolai.billing.usage import RevenueCache, UsageCache
 from minitoolai.chat.catalog_reload import CatalogReload
@@ -190,6 +191,7 @@ class Site:
     #: Payments through all configured providers.
     cashier: Cashier
     auto_topups: AutoTopups
+    subscriptions: Subscriptions
     secret_keys: SecretKeys
     #: The address for links in e-mails: the same, or else the one listened on, never one that a request names.
     address: PublicAddress
@@ -233,6 +235,7 @@ class Site:
             if self.cashier.providers:
                 tasks.create_task(self.cashier.poll())
                 tasks.create_task(self.auto_topups.run())
+                tasks.create_task(self.subscriptions.poll())
 
     async def close(self) -> None:
         """Wait for pending e-mails, and stop the threads."""
@@ -368,6 +371,7 @@ def build_site(
         traffic=TrafficCounter(database, writer, clock),
         cashier=cashier,
         auto_topups=AutoTopups(database, writer, clock, catalog, cashier),
+        subscriptions=Subscriptions(database, writer, clock, catalog, cashier),
         mailer=mailer,
         allows_insecure_webhooks=settings.webhook_insecure,
         secret_keys=secret_keys,

@@ -250,6 +250,17 @@ def ending(connection: Connection, before_ms: int, limit: int, after: tuple[int,
     return [Purse(*row) for row in rows]
 
 
+def unannounced(connection: Connection, from_ms: int, until_ms: int, limit: int, after: int = 0) -> list[Purse]:
+    """Return purses that end within a time and of which no notice says so, by ID, after one of them."""
+    rows = connection.execute(
+        f"{_PURSE} WHERE p.state = 'open' AND p.ends_ms > ? AND p.ends_ms <= ? AND p.id > ?"
+        " AND NOT EXISTS (SELECT 1 FROM notices n WHERE n.account_id = p.owner_id AND n.type = 'plan.ending'"
+        " AND n.subject = CAST(p.id AS TEXT)) ORDER BY p.id LIMIT ?",
+        (from_ms, until_ms, after, limit),
+    )
+    return [Purse(*row) for row in rows]
+
+
 def set_renewal(connection: Connection, purse_id: int, renewal: str, unpaid_ms: int | None = None) -> None:
     """Set what happens at the end of a purse."""
     connection.execute("UPDATE purses SET renewal = ?, unpaid_ms = ? WHERE id = ?", (renewal, unpaid_ms, purse_id))

@@ -61,9 +61,9 @@ def newest(connection: Connection, account_id: int) -> Subscription | None:
 
 
 def set_ref(connection: Connection, subscription_id: int, provider_ref: str, now_ms: int) -> None:
-    """Store the provider's ID of a subscription. One that is there is never replaced."""
+    """Store the provider's ID of a subscription: that of the checkout, and later that of the subscription itself."""
     connection.execute(
-        "UPDATE subscriptions SET provider_ref = ?, changed_ms = ? WHERE id = ? AND provider_ref IS NULL",
+        "UPDATE subscriptions SET provider_ref = ?, changed_ms = ? WHERE id = ?",
         (provider_ref, now_ms, subscription_id),
     )
 
