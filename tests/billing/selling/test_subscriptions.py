@@ -1,4 +1,4 @@
-"""Plans that the payment provider renews: each paid period is credited, invoiced and bought once, however it is told."""
+"""Plans that the payment provider renews: each paid period is invoiced and bought once, however it is told."""
 
 from __future__ import annotations
 

@@ -7,12 +7,12 @@ for the same purse.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
+from minitoolai.core.clock import random_number
 from minitoolai.core.models import Spending
 from minitoolai.core.plans import PeriodKind, PlanWindow, Windows, window_at, window_id
 from minitoolai.ledger.types import (
@@ -125,7 +125,7 @@ def save(connection: Connection, state: LedgerState) -> None:
                 has_changed = True
         account = state.accounts[owner_id]
         if has_changed:
-            account.purse_stamp, account.dirty = random.getrandbits(62), True
+            account.purse_stamp, account.dirty = random_number(62), True
         one.stamp = account.purse_stamp
     if spent:
         connection.queue_write(
@@ -285,7 +285,7 @@ def remember_end(connection: Connection, owner_id: int) -> None:
     connection.execute(
         "UPDATE accounts SET purse_until_ms ="
         " (SELECT max(ends_ms) FROM purses WHERE owner_id = ? AND state = 'open'), purse_stamp = ? WHERE id = ?",
-        (owner_id, random.getrandbits(62), owner_id),
+        (owner_id, random_number(62), owner_id),
     )
 
 
