@@ -126,8 +126,7 @@ MAY_SCAN = {
     "refunds.wrong_refunds": "part of the audit; a row for each refund, each made by a person",
     "selling.auto_topups.due": "accounts with an automatic top-up, a row for each customer who wants one",
     "selling.auto_topups.unsent_payments": "the same",
-    "selling.invoices.broken_numbers": "a check of all invoices, by tests and the operator",
-    "selling.invoices.wrong_totals": "the same",
+    "selling.invoices.wrong_invoices": "part of the audit; a row for each payment and each invoice",
     "selling.notices.crossings": "accounts that want notices, a row for each customer who does",
     "selling.notices.keys_with_budgets": "keys of those accounts, twice a minute, page by page",
     "selling.purses.wrong_purses": "part of the audit; a row for each open plan, and one look at each purse",
@@ -356,7 +355,7 @@ def _add_selling(c: Calls, account: int, payment: Payment) -> None:
     c.add(invoices.invoices_of_payment, 77).add(invoices.invoices_of_account, account, 5)
     c.add(invoices.invoices_between, (0, "", 0), now, 5).add(invoices.latest_invoices, 5)
     c.add(invoices.find_buyer, account).add(invoices.save_buyer, account, invoices.Buyer("n"), now)
-    c.add(invoices.broken_numbers).add(invoices.wrong_totals, 5)
+    c.add(invoices.wrong_invoices, 5)
     c.add(invoices.credits_by_kind, account, now).add(invoices.usage_by_model, account, now // MS_PER_DAY)
     notice = notices.Notice(78, account, "balance.low", "2", "{}", now)
     c.add(notices.find_settings, account).add(notices.save_settings, notices.NoticeSettings(account))

@@ -212,6 +212,8 @@ class Site:
     mailer: Mailer
     #: For development: customers may have notices sent to any address.
     allows_insecure_webhooks: bool
+    #: The operator's font for letters that ours lack in PDF documents; "": none.
+    pdf_font: str
 
     @property
     def shop(self) -> Shop:
@@ -374,6 +376,7 @@ def build_site(
         subscriptions=Subscriptions(database, writer, clock, catalog, cashier),
         mailer=mailer,
         allows_insecure_webhooks=settings.webhook_insecure,
+        pdf_font=settings.pdf_font,
         secret_keys=secret_keys,
         address=address,
         is_signup_open=settings.signup,

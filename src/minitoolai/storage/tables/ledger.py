@@ -42,6 +42,7 @@ from minitoolai.ledger.types import (
 )
 from minitoolai.storage.database import Connection, Row, SelectByIds
 from minitoolai.storage.selling import purses
+from minitoolai.storage.selling.invoices import INVOICES, WRONG_INVOICES
 from minitoolai.storage.selling.purses import PURSES, WRONG_PURSES
 from minitoolai.storage.tables import idempotency, jobs, refunds, usage_days
 from minitoolai.storage.tables.refunds import REFUNDS, WRONG_REFUNDS
@@ -390,6 +391,7 @@ INVARIANTS: dict[str, str] = {
     COST: COST_OF_ROWS.replace("{range}", EVERYTHING),
     REFUNDS: WRONG_REFUNDS,
     PURSES: WRONG_PURSES,
+    INVOICES: WRONG_INVOICES,
     # The rows of archived days are in files; only the sums are compared.
     USAGE_DAYS: f"""
         SELECT account_id, day, kind, model, key_id, sum(requests), sum(cost) FROM (
