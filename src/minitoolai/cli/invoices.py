@@ -11,9 +11,8 @@ from pathlib import Path
 
 from minitoolai.accounts.keys import require_account
 from minitoolai.billing.selling.invoices import read_document
-from minitoolai.cli.common import CLOCK, Commands, add_command, add_group, read, say
+from minitoolai.cli.common import Commands, add_command, add_group, read, say
 from minitoolai.core.catalog.loader import read_catalog
-from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import InvalidRequest, NotFound
 from minitoolai.core.money import short_dollars
 from minitoolai.core.private_files import private_opener
@@ -23,6 +22,8 @@ from minitoolai.storage.selling import invoices
 from minitoolai.storage.selling.invoices import InvoicePlace, InvoiceRow
 
 AT_ONCE = 500
+#: After every document.
+ALWAYS_MS = 2**62
 MAX_LISTED = 100_000
 
 
@@ -86,9 +87,7 @@ def show_invoice(settings: Settings, options: argparse.Namespace) -> None:
         None if found is None else read(settings, partial(invoices.find_invoice, series=found[1], number=int(found[2])))
     )
     if row is None or row.name != options.number:
-        raise NotFound(
-            f"there is no invoice {options.number!r}; minitoolai invoice list shows the last ones", param="NUMBER"
-        )
+        raise NotFound(f"there is no invoice {options.number!r}; see minitoolai invoice list", param="NUMBER")
     paper = invoice_paper(row, options.language)
     if options.pdf is not None:
         from minitoolai.portal.paper_pdf import render_pdf
@@ -122,7 +121,7 @@ def export_invoices(settings: Settings, options: argparse.Namespace) -> None:
     from minitoolai.portal.invoice_csv import COLUMNS, encode_invoices
     from minitoolai.portal.papers import month_bounds
 
-    bounds = (0, CLOCK.now_ms() + MS_PER_DAY) if options.month is None else month_bounds(options.month)
+    bounds = (0, ALWAYS_MS) if options.month is None else month_bounds(options.month)
     if bounds is None:
         raise InvalidRequest(f"--month must be a month such as 2026-11, not {options.month!r}", param="--month")
     sys.stdout.write(csv_lines([COLUMNS]).decode())

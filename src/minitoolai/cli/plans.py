@@ -42,6 +42,7 @@ WHY_NOT = {
     "closed": "the plan is closed in the catalog",
     "price_changed": "its price has changed",
     "owned": "the account has a plan",
+    "subscribed": "a payment provider renews its plan; cancel that first, or the customer would be charged again",
     "renewed": "the next period of its plan is paid already; change it when that has begun",
 }
 
