@@ -240,6 +240,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(purses.close, replace(purse, id=account + 1)).add(purses.used_windows, account + 1).add(
         purses.window_room, purse, now
     )
+    c.add(purses.spent_of, account).add(reports.paid_by_plans, account, day, now)
     c.add(purses.plan_now, account, now).add(purses.unannounced, now, now + MS_PER_DAY, 5)
     one = subscriptions.Subscription(9, account, "stripe", "sub_2", "pro", 5, "new", now, now)
     c.add(subscriptions.insert, one).add(subscriptions.find, 9).add(subscriptions.by_ref, "sub_1")

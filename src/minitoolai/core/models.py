@@ -314,6 +314,8 @@ class RecentRequest(msgspec.Struct, frozen=True):
     engine: str = ""
     #: Part of the cost that was given back.
     refunded: int = 0
+    #: The purse of a plan that paid. None: the balance.
+    purse_id: int | None = None
 
 
 #: What the audit log records.

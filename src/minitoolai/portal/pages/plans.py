@@ -11,13 +11,17 @@ from minitoolai.accounts.rate_limits import Limit
 from minitoolai.billing.selling import plans
 from minitoolai.billing.selling.coupons import NoCoupon, redeem_coupon
 from minitoolai.billing.selling.plans import Refused
-from minitoolai.core.clock import random_text
+from minitoolai.core.clock import generation_name, random_text
 from minitoolai.core.errors import Overloaded
+from minitoolai.core.models import StatementRow
 from minitoolai.core.plans import PlanWindow
+from minitoolai.core.threads import EXPORTS
+from minitoolai.http.exports import Parts, csv_lines
 from minitoolai.portal.i18n import N_
+from minitoolai.portal.pages.account import COLUMNS, TRANSFER_NAMES, WORK_NAMES, statement_line
 from minitoolai.portal.pages.topup import CHECKOUT_LIMIT, addresses, form_action
 from minitoolai.portal.request import PageRequest
-from minitoolai.portal.routing import Handler, form, page, too_many_requests
+from minitoolai.portal.routing import Handler, form, not_found, page, too_many_requests
 from minitoolai.storage.database import Connection
 from minitoolai.storage.selling import purses
 from minitoolai.storage.selling.purses import Purse
@@ -27,6 +31,8 @@ PERIODS = {"week": N_("a week"), "month": N_("a month"), "year": N_("a year")}
 WINDOWS = {"5h": N_("in five hours"), "week": N_("in a week"), "month": N_("in a month")}
 #: Purses that have ended and are shown.
 MAX_PAST = 12
+#: Transfers on a page of a plan's statement, and in one part of its file.
+STATEMENT_SIZE, STATEMENT_PART = 50, 500
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -201,4 +207,55 @@ async def coupon(page: PageRequest) -> Response:
     return page.redirect("/balance", flash=message % {"amount": page.formatter.money(amount)})
 
 
-HANDLERS: list[Handler] = [show, buy, subscribe, subscribed, cancel, resume, coupon]
+# ── the statement of a plan ───────────────────────────────────────────────────────────────────────────────
+
+
+async def _own_purse(page: PageRequest) -> Purse | None:
+    number = page.request.path_params["number"]
+    if not (number.isascii() and number.isdigit() and len(number) < 19):
+        return None
+    purse = await page.site.database.read_async(purses.find, int(number))
+    return purse if purse is not None and purse.owner_id == page.member.account_id else None
+
+
+@page("/plans/{number}/statement", access="user")
+async def statement(page: PageRequest) -> Response:
+    """Show what a period of a plan was given and has paid (keyset pagination: rows below a number)."""
+    purse = await _own_purse(page)
+    if purse is None:
+        return not_found(page)
+    below = page.query_number("below")
+    rows = await page.site.reports.archive.purse_statement(purse, below, STATEMENT_SIZE + 1)
+    older = rows[STATEMENT_SIZE - 1] if len(rows) > STATEMENT_SIZE else None
+    plan = page.site.reports.catalog.plans.get(purse.plan)
+    return page.render(
+        "plans/statement.html", purse=purse, title=plan.title if plan is not None else purse.plan,
+        rows=rows[:STATEMENT_SIZE], older=older, newer=below is not None, kinds=TRANSFER_NAMES, work=WORK_NAMES,
+        generation_name=generation_name,
+    )  # fmt: skip
+
+
+@page("/plans/{number}/statement.csv", access="user")
+async def statement_csv(page: PageRequest) -> Response:
+    """Download the whole statement of a period of a plan."""
+    purse = await _own_purse(page)
+    if purse is None:
+        return not_found(page)
+    return await page.export(_statement_csv(page, purse), "text/csv", f"plan-{purse.id}.csv")
+
+
+async def _statement_csv(page: PageRequest, purse: Purse) -> Parts:
+    yield csv_lines([COLUMNS])
+    below: int | None = None
+    while rows := await page.site.reports.archive.purse_statement(purse, below, STATEMENT_PART):
+        yield await EXPORTS.run(_encode, rows)
+        below = rows[-1].version
+
+
+def _encode(rows: list[StatementRow]) -> bytes:
+    return csv_lines(map(statement_line, rows))
+
+
+HANDLERS: list[Handler] = [
+    show, buy, subscribe, subscribed, cancel, resume, coupon, statement, statement_csv,
+]  # fmt: skip

@@ -240,6 +240,16 @@ def purses_of(connection: Connection, owner_id: int, limit: int) -> list[Purse]:
     return [Purse(*row) for row in rows]
 
 
+def spent_of(connection: Connection, owner_id: int) -> int:
+    """Return what all purses of an account have paid for requests so far."""
+    rows = connection.execute(
+        "SELECT coalesce(sum(p.credit - p.expired - a.posted), 0) FROM purses p JOIN accounts a ON a.id = p.id"
+        " WHERE p.owner_id = ?",
+        (owner_id,),
+    )
+    return int(rows[0][0])
+
+
 def ending(connection: Connection, before_ms: int, limit: int, after: tuple[int, int] = (0, 0)) -> list[Purse]:
     """Return purses that are not closed and end before this time, by end and ID, after one of them."""
     rows = connection.execute(

@@ -19,13 +19,15 @@ from minitoolai.portal.paper_pdf import render_pdf
 from minitoolai.portal.papers import Paper, invoice_paper, month_bounds, party, read_month, statement_paper
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, not_found, page
-from minitoolai.storage.selling import invoices
+from minitoolai.storage.selling import invoices, purses
 from minitoolai.storage.selling.invoices import Buyer
 
 PAGE_SIZE = 50
 #: List the statements of this many months.
 MONTHS = 12
 CSV_PART = 500
+#: After every request.
+FAR_MS = 2**62
 #: Not countries: unions, and codes for unknown places.
 _NO_COUNTRIES = ("EU", "EZ", "UN", "QO", "XA", "XB", "ZZ")
 
@@ -146,6 +148,10 @@ async def statement(page: PageRequest) -> Response:
         return not_found(page)
     shop, account_id = page.site.shop, page.member.account_id
     sums = await page.report(read_month, account_id, *bounds)
+    if spent := await page.site.database.read_async(purses.spent_of, account_id):
+        archive = page.site.reports.archive
+        since = await archive.paid_by_plans(account_id, bounds[0], FAR_MS)
+        sums = sums.with_plans(spent - since, await archive.paid_by_plans(account_id, *bounds))
     buyer = await page.site.database.read_async(invoices.find_buyer, account_id) or Buyer()
     paper = statement_paper(
         sums, *bounds, lang=page.lang,
