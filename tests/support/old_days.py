@@ -161,6 +161,14 @@ async def _everything_of(books: TemporaryBooks, folder: Path, account: int) -> d
     return {
         "balance": books.money(account),
         "statement": csv_lines(map(statement_line, statement)),
+        "plans": [
+            await reader.purse_statement(purse, None, 10**6)
+            for purse in await reader._database.read_async(purses.purses_of, account, 99)
+        ],
+        "paid by plans": [
+            await reader.paid_by_plans(account, (FIRST + day) * MS_PER_DAY, (FIRST + day + 3) * MS_PER_DAY)
+            for day in range(0, 12, 3)
+        ],
         "pages": [row async for row in _pages(reader, account)],
         "requests": listed,
         "generations": [await _generation(books, reader, account, row.id) for row in listed],
