@@ -22,12 +22,6 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")
-def stripe() -> Iterator[Stripe]:
-    with Stripe() as stripe:
-        yield stripe
-
-
-@pytest.fixture(scope="module")
 def selling_server(stripe: Stripe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("subscriptions")
     with ServerProcess(folder, catalog=CATALOG + SELLING, env=environment(stripe)) as server:
