@@ -65,6 +65,23 @@ def test_memory_is_small_and_flat_over_10000_requests(proxy_server: ServerProces
     assert whole - half < 3, f"grew from {half:.1f} to {whole:.1f} MB in the second half"
 
 
+def test_a_new_server_answers_chats_speech_and_images_in_80_mb(tmp_path: Path) -> None:
+    """Models and libraries for signals are in child processes, and those for migrations in none."""
+    with ServerProcess(tmp_path, is_new=True) as server:
+        account = server.account("5.00")
+        asked: list[tuple[str, dict[str, Any]]] = [
+            (OPENAI, HELLO | {"model": "smollm2-135m-instruct", "max_completion_tokens": 8}),
+            ("/v1/audio/speech", {"model": "tts-1", "input": "Hello there."}),
+            ("/v1/images/generations", {"model": "minitoolai-sketch-1", "prompt": "a cat", "size": "256x256"}),
+        ]
+        for path, body in asked:
+            response = requests.post(server.url + path, json=body, headers=account.headers, timeout=60)
+            assert response.status_code == 200, response.text
+        resident_mb = server.resident_mb()
+        print(f"resident: {resident_mb:.1f} MB")
+        assert resident_mb <= 80
+
+
 def busy_s() -> float:
     """Return the CPU seconds that all cores together have spent so far, in all processes."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]

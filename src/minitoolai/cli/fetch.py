@@ -11,7 +11,7 @@ from pathlib import Path
 
 from minitoolai.cli.common import Commands, add_command, say
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.engines.child_process import die_with_parent
+from minitoolai.core.parent import die_with_parent
 from minitoolai.engines.fetching import (
     SMALL_MODEL,
     FetchableModel,

@@ -22,9 +22,10 @@ from minitoolai.cli.fetch import fetching_for_demo
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.money import parse_dollars
 from minitoolai.core.threads import CONTROL, close_pools, limit_arenas
-from minitoolai.paths import load_secret_keys, tighten_data_dir
+from minitoolai.paths import database_url, load_secret_keys, tighten_data_dir
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Connection
+from minitoolai.storage.migrating import migrate_apart
 from minitoolai.storage.tables import accounts
 from minitoolai.storage.tables.jobs import JOBS_CHANNEL
 
@@ -67,6 +68,7 @@ def worker(settings: Settings, options: argparse.Namespace) -> None:
 
     check_worker(settings, options.kinds)
     limit_arenas()
+    migrate_apart(database_url(settings))
     prepare(settings)
     tighten_data_dir(settings)
     asyncio.run(_work(build(settings), lambda where: say(f"MiniToolAI draws for {where}")))
@@ -161,6 +163,7 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
         supervisor.attach_to_supervisor()
         app.serve(build(settings), ready=lambda _: say("ready"), listening=server.inherit_socket(options.listening))
         return 0
+    migrate_apart(database_url(settings))
     prepare(settings)
     tighten_data_dir(settings)
     fetching = contextlib.ExitStack()

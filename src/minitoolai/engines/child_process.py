@@ -24,6 +24,7 @@ import msgspec
 
 from minitoolai.core.backoff import Backoff
 from minitoolai.core.errors import EngineError
+from minitoolai.core.parent import die_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,24 @@ def running_children() -> dict[str, RunningChildren]:
     return found
 
 
+def pause_background() -> bool:
+    """Stop the running children that work in the background. Return False if there is none."""
+    return _signal_background(signal.SIGSTOP)
+
+
+def resume_background() -> None:
+    """Continue the children that `pause_background` stopped."""
+    _signal_background(signal.SIGCONT)
+
+
+def _signal_background(number: signal.Signals) -> bool:
+    processes = [child._process for child in _children if child.is_background]
+    running = [process for process in processes if process is not None and process.returncode is None]
+    for process in running:
+        process.send_signal(number)
+    return bool(running)
+
+
 def _resident_bytes(pid: int | None) -> int:
     if pid is None:
         return 0
@@ -67,6 +86,8 @@ class ChildProcess:
 
     #: Keep trying after a failed first start.
     retries_first_start = True
+    #: Nobody waits for each of its results, so it may be paused for a moment.
+    is_background = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -319,18 +340,6 @@ def read_frame(stream: IO[bytes]) -> bytes | None:
 
 
 # ── in the child ──────────────────────────────────────────────────────────────────────────────────────────────
-
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent() -> None:
-    """Ignore the signals of the terminal, which are meant for the parent, and die when the parent dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:
-            os._exit(1)
 
 
 def enter_child(niceness: int = 0) -> IO[bytes]:

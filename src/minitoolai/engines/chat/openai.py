@@ -187,18 +187,31 @@ class UpstreamResponse:
         self._label = label
         #: Called once by `close`: returns the slot that the response occupies.
         self.on_close: Callable[[], None] | None = None
+        #: Called once, when the first bytes have arrived or the response is closed.
+        self.on_first_bytes: Callable[[], None] | None = None
 
     async def next_bytes(self) -> bytes:
         try:
-            return await self._response.next_bytes()
+            data = await self._response.next_bytes()
         except HttpError as error:
             raise engine_error(error, self._label) from error
+        if self.on_first_bytes is not None:
+            self._report_first_bytes()
+        return data
 
     def read_nowait(self) -> bytes | None:
         try:
-            return self._response.read_nowait()
+            data = self._response.read_nowait()
         except HttpError as error:
             raise engine_error(error, self._label) from error
+        if self.on_first_bytes is not None and data is not None:
+            self._report_first_bytes()
+        return data
+
+    def _report_first_bytes(self) -> None:
+        on_first_bytes, self.on_first_bytes = self.on_first_bytes, None
+        if on_first_bytes is not None:
+            on_first_bytes()
 
     def set_callbacks(
         self, on_readable: Callable[[], None] | None, on_chunk: Callable[[bytes], None] | None = None
@@ -216,6 +229,7 @@ class UpstreamResponse:
         on_close, self.on_close = self.on_close, None
         if on_close is not None:
             on_close()
+        self._report_first_bytes()
         self._response.close()
 
 

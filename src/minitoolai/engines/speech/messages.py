@@ -46,12 +46,12 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
     format: AudioFormat
     speed: float
     mark: SpeechMark | None = None
-    #: Encode everything at the end of a short text, so that the header tells its length.
+    #: Send nothing before the length of the whole text is known, so that the header tells it.
     is_gathered: bool = False
 
 
 class Speak(msgspec.Struct, frozen=True, tag="speak"):
-    """Synthesize the next sentence of a text; None ends the text. Gets a reply."""
+    """Synthesize the next sentence of a text; None ends the text, and sends what was gathered. Gets a reply."""
 
     id: int
     text: str | None
@@ -60,7 +60,7 @@ class Speak(msgspec.Struct, frozen=True, tag="speak"):
 
 
 class NextSlice(msgspec.Struct, frozen=True, tag="next"):
-    """Return the next slice of the last sentence. Gets a reply."""
+    """Return the next slice of the last sentence, or of a gathered text. Gets a reply."""
 
     id: int
 

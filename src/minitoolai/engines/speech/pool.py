@@ -28,7 +28,7 @@ from minitoolai.engines.speech.messages import (
 
 log = logging.getLogger(__name__)
 
-#: Formats with the length in their header, and how long a text may be to be encoded only once all of it is spoken.
+#: Formats with the length in their header, and how long a text may be to be sent only once its length is known.
 GATHERED_FORMATS = ("wav", "flac")
 GATHERED_CHARACTERS = 600
 
@@ -182,7 +182,8 @@ class PooledSpeechResponse:
         self._spoken = 0
         self._is_begun = False
         self._has_more = False
-        self._is_complete = False
+        #: Whether all sentences have been requested, and whether all audio has arrived.
+        self._is_ending = self._is_complete = False
 
     async def next_sound(self) -> AudioChunk | None:
         if self._is_complete:
@@ -196,6 +197,7 @@ class PooledSpeechResponse:
             log.error("%s could not handle %s: %s", self._name, type(command).__name__, reply.error)
             raise EngineError(f"{THE_ENGINE} could not synthesize a sentence; the audio so far is charged")
         self._has_more = reply.has_more
+        self._is_complete = self._is_ending and not reply.has_more
         self._samples += reply.samples
         self._spoken += reply.samples
         return AudioChunk(reply.audio, self._characters_after(reply.samples_left), self._samples)
@@ -210,7 +212,9 @@ class PooledSpeechResponse:
             return NextSlice(self._id)
         piece = next(self._pieces, None)
         if piece is None:
-            self._is_complete = True
+            # What is left are the last bytes, or all of a gathered text.
+            self._is_ending = True
+            self._characters_before = self._spoken = 0
             return Speak(self._id, None)
         is_first, self._is_begun = not self._is_begun, True
         is_only = False

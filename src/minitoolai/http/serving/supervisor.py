@@ -7,9 +7,7 @@ SIGTERM starts a graceful shutdown. The children die with their parent.
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 import select
 import signal
 import socket
@@ -21,13 +19,13 @@ from dataclasses import dataclass, field
 
 from minitoolai.core.catalog.loader import read_catalog
 from minitoolai.core.errors import CatalogError
+from minitoolai.core.parent import die_with_parent
 from minitoolai.paths import catalog_path
 from minitoolai.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-_PR_SET_PDEATHSIG = 1
 #: Restart with a growing delay (exponential backoff) if a child dies within this time.
 EARLY_EXIT_S = 5.0
 MAX_RESTART_DELAY_S = 10.0
@@ -52,13 +50,8 @@ class _Child:
 
 def attach_to_supervisor() -> None:
     """Set up a child: unblock its signals, ignore those of the terminal, and stop when the parent dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    die_with_parent(signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() == 1:
-            sys.exit(1)
 
 
 class Supervisor:

@@ -39,6 +39,7 @@ from minitoolai.engines.child_process import LONGEST_RESTART_S, ChildProcess, ch
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.engines.fetching import FetchableModel, find_file
 from minitoolai.engines.memory import OTHER_BYTES, Memory, read_memory
+from minitoolai.engines.preemption import preemption
 from minitoolai.httpclient.client import HttpClient, HttpError
 
 log = logging.getLogger(__name__)
@@ -195,6 +196,7 @@ class LlamaEngine(ChildProcess):
         table, account_id, prompt = self._slot_table, request.account_id, compared_prompt(request)
         slot = table.take(account_id, prompt)
         own = {"cache_prompt": False} if slot is None else {"id_slot": slot.number, "cache_prompt": slot.may_reuse}
+        preemption.begin()
         try:
             in_slot = msgspec.structs.replace(request, fields=request.fields | own)
             if request.prompt is None:
@@ -202,6 +204,7 @@ class LlamaEngine(ChildProcess):
             else:
                 response = await upstream.open(in_slot, limit)
         except BaseException:
+            preemption.end()
             # It is not known whether the slot has begun to read the prompt, so no account may reuse what it holds.
             if slot is not None:
                 table.give_back(slot, NO_ACCOUNT, b"")
@@ -213,6 +216,7 @@ class LlamaEngine(ChildProcess):
             self.concurrency.release(account_id)
 
         response.on_close = on_close
+        response.on_first_bytes = preemption.end
         return response
 
     # ── counting tokens ───────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any
 
-from minitoolai.engines.child_process import die_with_parent
+from minitoolai.core.parent import die_with_parent
 
 
 def main() -> None:
