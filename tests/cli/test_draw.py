@@ -89,5 +89,7 @@ def test_an_invalid_option_is_named_and_nothing_is_written(tmp_path, capsys, arg
 def test_an_empty_prompt_and_a_missing_folder_are_refused(tmp_path, capsys):
     assert run(" ") == 1
     assert "prompt" in capsys.readouterr().err
+    assert run("a cat <lora:pencil:0.8>") == 1
+    assert "the embedded model has none" in capsys.readouterr().err
     assert run("sun", "--steps", "1", "-o", str(tmp_path / "nowhere" / "sun.png")) == 1
     assert "cannot write" in capsys.readouterr().err

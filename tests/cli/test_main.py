@@ -254,6 +254,12 @@ def test_models_reports_missing_weights_their_folder_and_the_engine_that_stands_
     assert "no file" not in real
     assert ("ready    gpu" in real) != ("STAND-IN sketch" in real)
     assert f"{folder}/dream-7 is not a diffusers folder (no model_index.json): copy all of it" in dream
+    loras = IMAGES.replace("[image.dream]", '[image.real.loras]\npencil = "pencil.safetensors"\n\n[image.dream]')
+    cli.catalog.write_text(CATALOG + loras)
+    fault = f"LoRA pencil of real cannot be used: no file {folder}/pencil.safetensors: put it there"
+    assert cli.within("models").out.splitlines()[-1] == f"  {fault}"
+    assert f"WARN   {fault}\n" in cli.within("doctor", "--offline").out
+    cli.catalog.write_text(CATALOG + IMAGES)
     real, dream = cli.within("models", MINITOOLAI_WEB_BASE_URL="http://127.0.0.1:7860").out.splitlines()[1:]
     assert real.endswith("ready    web")
     assert dream.endswith("ready    web")

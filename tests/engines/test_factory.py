@@ -73,6 +73,7 @@ engines = ["up", "embedded", "quick"]
 [image.b]
 price = "0.001"
 weights = "b.safetensors"
+loras = { pencil = "styles/pencil.safetensors", "Oil paint" = "/elsewhere/oil.safetensors" }
 engines = ["gpu", "web", "up", "quick", "sketch"]
 
 [speech.c]
@@ -117,6 +118,24 @@ def test_each_kind_of_image_engine_gets_its_adapter_and_its_concurrency(catalog:
         "quick": (EngineProcess, 3),
         "sketch": (EngineProcess, 3),
     }
+
+
+def test_only_a_local_gpu_offers_loras_and_a_web_ui_reads_tags_itself(catalog: Catalog, settings: Settings) -> None:
+    engines = factory.make_image_engines(catalog, settings, HttpClient())
+    names = {name: engine.lora_names("b") for name, engine in engines.items()}
+    assert set(names.pop("gpu") or ()) == {"pencil", "Oil paint"}
+    assert names == {"web": None, "up": (), "quick": None, "sketch": ()}
+
+
+def test_faulty_loras_are_reported_where_the_weights_are(catalog: Catalog, settings: Settings) -> None:
+    assert factory.find_faulty_files(catalog, settings) == []
+    folder = settings.data_dir / "weights"
+    (folder / "styles").mkdir(parents=True)
+    (folder / "b.safetensors").write_bytes(b"")
+    (folder / "styles" / "pencil.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}{}")
+    pencil, oil = factory.find_faulty_files(catalog, settings)
+    assert pencil.startswith("LoRA pencil of b cannot be used: pencil.safetensors is no readable LoRA: it has 12 bytes")
+    assert oil == "LoRA Oil paint of b cannot be used: no file /elsewhere/oil.safetensors: put it there"
 
 
 def test_each_kind_of_speech_engine_gets_its_adapter_and_its_voices(catalog: Catalog, settings: Settings) -> None:

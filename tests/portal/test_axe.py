@@ -19,9 +19,12 @@ from tests.support.states import AWAY, CLOSED_STATES, EMPTY_STATES, OPEN_STATES,
 pytestmark = pytest.mark.acceptance
 LOOKS = [(1200, "light", "en"), (360, "dark", "de")]
 RUN = "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})"
+#: Of the models in this catalog.
+MODEL_PAGES = ("/models/quick", "/models/painter", "/models/teller", "/models/hearer")
 #: Who looks, and where to.
 VISITS = [
     *(("visitor", path, plain(path)) for path in OPEN),
+    *(("visitor", path, plain(path)) for path in MODEL_PAGES),
     *(("visitor", name, go) for name, go in OPEN_STATES.items()),
     *(("newcomer", name, go) for name, go in EMPTY_STATES.items()),
     *(("member", path, plain(path)) for path in CLOSED),

@@ -373,7 +373,7 @@ def _add_insight(c: Calls, account: int) -> None:
     today, nothing = NOON_MS // MS_PER_DAY, traffic.Filter()
     some = traffic.Filter(account, "m", "fake")
     c.add(traffic.counted_to).add(traffic.next_piece, 2**62, 5)
-    c.add(traffic.add_piece, traffic.Piece(traffic.START, 5, [(account, today, "chat", "m", "fake", *[1] * 9)]))
+    c.add(traffic.add_piece, traffic.Piece(traffic.START, 5, [(account, today, "chat", "m", "fake", *[1] * 11)]))
     c.add(traffic.traffic_by_day, today - 5, nothing).add(traffic.traffic_by_day, today - 5, some)
     for by in ("model", "engine", "account_id", "kind"):
         c.add(traffic.traffic_by, by, today - 5, nothing, 5).add(traffic.traffic_by, by, today - 5, some, 5)
@@ -381,7 +381,7 @@ def _add_insight(c: Calls, account: int) -> None:
         c.add(traffic.traffic_of_days, range(today, today + 1), by, nothing, None, 5)
         c.add(traffic.traffic_of_days, range(today - 5, today + 1), by, some, after, 5)
         c.add(traffic.refunds_since, by, today - 5, nothing).add(traffic.refunds_since, by, today - 5, some)
-    c.add(traffic.emails_of, [account])
+    c.add(traffic.emails_of, [account]).add(traffic.traffic_by_model_and_day, today - 5)
     for only in (
         request_log.LogFilter(),
         request_log.LogFilter(kind="chat", model="m", state="failed", error_code="x"),

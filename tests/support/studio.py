@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class ScriptedEngine:
         self.behavior = behavior
         self.is_up = True
         self.why_not: str | None = None
+        self.loras: Collection[str] | None = ()
         self.starts = 0
         #: (model, prompt) of every started image, in order.
         self.begun: list[tuple[str, str]] = []
@@ -57,6 +58,9 @@ class ScriptedEngine:
 
     def why_not_ready(self, model: str) -> str | None:
         return self.why_not
+
+    def lora_names(self, model: str) -> Collection[str] | None:
+        return self.loras
 
     def batch_key(self, model: str, width: int, height: int) -> str:
         return f"{model} {width}x{height}"

@@ -205,7 +205,11 @@ def _image_details(model: ImageModel) -> dict[str, Any]:
             {"size": one.size or None, "quality": one.quality or None, "image": format_dollars(one.price)}
             for one in model.prices
         ]
-    return details | {"qualities": list(model.qualities)} if model.qualities else details
+    if model.qualities:
+        details["qualities"] = list(model.qualities)
+    if model.loras:
+        details["loras"] = list(model.loras)
+    return details
 
 
 def _chat_details(model: ChatModel, context: int, sees: bool) -> dict[str, Any]:

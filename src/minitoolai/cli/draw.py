@@ -11,6 +11,7 @@ import msgspec
 from minitoolai.cli.common import CLOCK, Commands, add_command
 from minitoolai.core.clock import random_bytes
 from minitoolai.core.errors import InvalidRequest
+from minitoolai.engines.images.lora_tags import has_tags
 from minitoolai.engines.protocols import ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS, nearest_schedulers, scheduler_named
 from minitoolai.settings import Settings
@@ -77,6 +78,8 @@ def request_of(options: argparse.Namespace) -> ImageRequest:
         raise InvalidRequest(f"--cfg must be from 1 to {LARGEST_CFG:g}", param="--cfg")
     if not options.prompt.strip():
         raise InvalidRequest("the prompt is empty", param="prompt")
+    if has_tags(options.prompt):
+        raise InvalidRequest("the prompt names a LoRA in angle brackets; the embedded model has none", param="prompt")
     return ImageRequest(
         prompt=options.prompt,
         negative_prompt=options.negative,

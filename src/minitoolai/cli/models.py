@@ -117,7 +117,7 @@ def percent(part: int, whole: int) -> str:
 def models(settings: Settings, _: argparse.Namespace) -> None:
     """Print every model and voice with its price, engine and state."""
     from minitoolai.engines.chat.llama.engine import LlamaEngine
-    from minitoolai.engines.factory import make_image_engines
+    from minitoolai.engines.factory import find_faulty_files, make_image_engines
 
     prepare(settings)
     services = build_services(settings)
@@ -153,7 +153,8 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
     def why_not_image(name: str, model: Served) -> str | None:
         return stand_ins.why_refused(name, model.name) or engines[name].why_not_ready(model.name)
 
-    for line in image_lines(catalog, why_not_image, stand_ins):
+    faulty_files = (f"  {fault}" for fault in find_faulty_files(catalog, settings))
+    for line in (*image_lines(catalog, why_not_image, stand_ins), *faulty_files):
         say(line)
 
 

@@ -17,10 +17,12 @@ from minitoolai.engines.chat.llama.embeddings import LlamaEmbedder
 from minitoolai.engines.chat.llama.engine import LlamaEngine
 from minitoolai.engines.chat.openai import UpstreamEngine
 from minitoolai.engines.concurrency import ConcurrencyLimit
+from minitoolai.engines.diffusers.engine import make_batch_engine
 from minitoolai.engines.fetching import SMALL_MODEL, FetchableModel, fetchable_models, models_dir
 from minitoolai.engines.images.openai import UpstreamImageEngine
 from minitoolai.engines.images.process import EngineProcess
 from minitoolai.engines.images.remote import RemoteServer, remote_server
+from minitoolai.engines.images.upscaling import Upscaler
 from minitoolai.engines.images.webui import WebuiEngine
 from minitoolai.engines.memory import read_memory
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
@@ -246,6 +248,23 @@ def make_image_engine(name: str, catalog: Catalog, settings: Settings, http: Htt
     return EngineProcess(name, "minitoolai.engines.images.sketch", {"threads": 0}, **options)
 
 
+def make_upscaler(catalog: Catalog, settings: Settings) -> Upscaler | None:
+    """Return the operator's upscalers, or None if the catalog names none."""
+    folder = weights_folder(settings).absolute()
+    files = {name: folder / model.upscaler for name, model in catalog.images.items() if model.upscaler}
+    return Upscaler(files) if files else None
+
+
+def find_faulty_files(catalog: Catalog, settings: Settings) -> list[str]:
+    """Return the faults of LoRAs and upscalers of the catalog, for the operator."""
+    upscaler = make_upscaler(catalog, settings)
+    faults = [] if upscaler is None else upscaler.faults()
+    for name, entry in catalog.engines.items():
+        if entry.kind == "diffusers" and (models := _models_of(name, catalog)):
+            faults += make_batch_engine(_diffusers_config(models, entry, settings)).lora_faults()
+    return faults
+
+
 def weights_folder(settings: Settings) -> Path:
     """Return the folder of the operator's image models."""
     return Path(settings.weights_dir) if settings.weights_dir else settings.data_dir / "weights"
@@ -263,7 +282,11 @@ def _remote(name: str, entry: EngineEntry, settings: Settings) -> RemoteServer:
 def _diffusers_config(models: dict[str, ImageModel], entry: EngineEntry, settings: Settings) -> dict[str, Any]:
     return {
         "models": {
-            name: {"weights": entry.names.get(name, model.weights), "schedule": model.schedule}
+            name: {
+                "weights": entry.names.get(name, model.weights),
+                "schedule": model.schedule,
+                "loras": model.loras,
+            }
             for name, model in models.items()
         },
         "folder": str(weights_folder(settings).absolute()),

@@ -6,7 +6,7 @@ all chat engines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -187,6 +187,9 @@ class ImageEngine(Protocol):
     def why_not_ready(self, model: str) -> str | None:
         """Return None if the engine can serve this model of the catalog, else the reason and the remedy."""
 
+    def lora_names(self, model: str) -> Collection[str] | None:
+        """Return the LoRAs that a prompt may name by tags, or None if the engine receives tags as they are."""
+
     def batch_key(self, model: str, width: int, height: int) -> str:
         """Return the batch of an image. Images with equal keys share model calls."""
 
@@ -236,6 +239,9 @@ class BatchEngine(Protocol):
 
     def why_not_ready(self, model: str) -> str | None:
         """Return None if the engine can serve this model of the catalog, else the reason and the remedy."""
+
+    def lora_names(self, model: str) -> Collection[str] | None:
+        """Return the LoRAs that a prompt may name, or None for any. Like `why_not_ready`, it works before `start`."""
 
     def batch_key(self, model: str, width: int, height: int) -> str:
         """Return the batch of an image. Equal keys mean the same checkpoint and the same latent size."""

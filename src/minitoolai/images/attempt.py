@@ -23,6 +23,7 @@ from minitoolai.core.telemetry.meters import Meters
 from minitoolai.core.telemetry.tracing import Attributes, Span, Spans, child_span
 from minitoolai.core.threads import PICTURES
 from minitoolai.engines.images.codec import encode_enlarged, to_format
+from minitoolai.engines.images.upscaling import Upscaler
 from minitoolai.engines.protocols import GeneratedImage, ImageEngine, ImageRequest
 from minitoolai.images.inputs import JobInputs
 from minitoolai.images.progress import JobEvents
@@ -56,6 +57,8 @@ class JobServices:
     marks: ImageMarks | None = None
     #: The catalog, and what its embedded models do for models that are not theirs.
     stand_ins: StandIns = field(default_factory=lambda: StandIns(Catalog({}, {})))
+    #: None if no model has an upscaler.
+    upscaler: Upscaler | None = None
 
     @property
     def inputs(self) -> JobInputs:
@@ -63,7 +66,7 @@ class JobServices:
         return JobInputs(self.database, self.writer, self.objects, self.clock)
 
 
-#: The model that enlarged images name.
+#: The model that images name that were enlarged by a filter.
 LANCZOS = "lanczos"
 
 
@@ -156,13 +159,21 @@ class JobAttempt:
         """Generate the image. Raises EngineError, and any exception that a faulty engine raises."""
         with child_span(self._span, "draw", self._attributes()):
             if request.task == "upscale":
-                return GeneratedImage(png=await PICTURES.run(encode_enlarged, request, LANCZOS), model=LANCZOS)
-            image = await self.engine.generate(self.job.model, request, self._on_progress)
+                image = await self._enlarge(request)
+            else:
+                image = await self.engine.generate(self.job.model, request, self._on_progress)
         own = self.request
         if own.output_format == "png":
             return image
         data = await PICTURES.run(to_format, image.png, own.output_format, own.output_compression)
         return GeneratedImage(png=data, model=image.model)
+
+    async def _enlarge(self, request: ImageRequest) -> GeneratedImage:
+        """Enlarge the upload by the model's upscaler, or by Lanczos's filter if it has none or that fails."""
+        upscaler = self._services.upscaler
+        found = None if upscaler is None else await upscaler.enlarge(self.job.model, request.images[0])
+        name, large = (LANCZOS, None) if found is None else found
+        return GeneratedImage(png=await PICTURES.run(encode_enlarged, request, name, large), model=name)
 
     async def _sign(self, image: GeneratedImage) -> bytes:
         """Return the image with its manifest, if marking is on."""

@@ -10,7 +10,7 @@ from minitoolai.billing.shared import SharedServices
 from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.clock import random_text
 from minitoolai.core.signing import UrlSigner
-from minitoolai.engines.factory import make_image_engines
+from minitoolai.engines.factory import make_image_engines, make_upscaler
 from minitoolai.engines.protocols import ImageEngine
 from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.images.attempt import JobServices
@@ -57,6 +57,7 @@ def build(settings: Settings, shared: SharedServices) -> Images:
         shared.spans,
         build_marks(settings, shared.secret_key),
         shared.stand_ins,
+        make_upscaler(shared.catalog, settings),
     )
     service = ImageService(
         shared.catalog,

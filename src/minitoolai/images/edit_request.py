@@ -27,7 +27,6 @@ from minitoolai.images.request import (
     FIELDS,
     LARGEST_SIDE,
     OPENAI_FIELDS,
-    OUTPUT_FIELDS,
     SMALLEST_SIDE,
     check_fields,
     image_request,
@@ -187,7 +186,7 @@ def parse_edit_job(form: Form, *, insecure_webhooks: bool = False) -> EditReques
         raise InvalidRequest(f"task is {shortened(task)}; it must be {', '.join(_TASKS)}", param="task")
     if task != "edit":
         fields.setdefault("prompt", "")
-    check_fields(fields, (*FIELDS, *OUTPUT_FIELDS, *_OURS))
+    check_fields(fields, (*FIELDS, *_OURS))
     job = image_request(fields, allow_empty=task != "edit")
     width, height = fields.get("width"), fields.get("height")
     if (width is None) != (height is None):

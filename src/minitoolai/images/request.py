@@ -38,10 +38,10 @@ FIELDS = (
     "height",
     "quality",
     "seed",
+    "output_format",
+    "output_compression",
     "webhook_url",
 )
-#: The file format. The original API has PNG only.
-OUTPUT_FIELDS = ("output_format", "output_compression")
 #: Fields of OpenAI's format that have no effect here, and the values that are accepted because they change nothing.
 _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "background": ("auto", "opaque"),
@@ -50,7 +50,7 @@ _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "style": (),
     "partial_images": (0,),
 }
-OPENAI_FIELDS = ("n", "size", "response_format", "user", *OUTPUT_FIELDS, *_WITHOUT_EFFECT)
+OPENAI_FIELDS = ("n", "size", "response_format", "user", *_WITHOUT_EFFECT)
 ResponseFormat = Literal["url", "b64_json"]
 
 

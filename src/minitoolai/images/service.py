@@ -23,9 +23,11 @@ from minitoolai.core.money import short_dollars
 from minitoolai.core.signing import UrlSigner
 from minitoolai.core.telemetry.tracing import request_parent
 from minitoolai.engines.images.codec import EDITS
+from minitoolai.engines.images.lora_tags import without_tags
 from minitoolai.engines.protocols import ImageEngine
 from minitoolai.http.validation import shortened
 from minitoolai.images.attempt import JobServices
+from minitoolai.images.lora_tags import check_lora_tags
 from minitoolai.images.moderation import PromptPolicy
 from minitoolai.ledger.types import Settle
 from minitoolai.storage.selling import purses
@@ -144,7 +146,11 @@ class ImageService:
         if engine is None:
             self.stand_ins.unavailable.add(model.name, self.why_no_engine(model))
             raise Overloaded(f"{model.name} is not available at the moment; try again later", retry_after_s=30)
+        check_lora_tags(request, model.name, engine.lora_names(model.name))
         await self._policy.check(request.prompt, request.negative_prompt)
+        if (bare := without_tags(request.prompt)) != request.prompt:
+            # A tag within a word must not hide it.
+            await self._policy.check(bare, without_tags(request.negative_prompt))
         if request.model != model.name:
             request = msgspec.structs.replace(request, model=model.name)
         if self._services.spans is not None:

@@ -36,6 +36,16 @@ AGENT_TABS = {
 }
 #: The models that the samples for agents name: for the work itself, and for small tasks in the background.
 AGENT_MODEL, SMALL_MODEL = "gpt-4.1", "gpt-4.1-mini"
+#: The models of the samples by kind.
+SAMPLE_MODELS = {
+    "chat": "gpt-4o-mini",
+    "embeddings": "text-embedding-3-small",
+    "image": "dreamshaper",
+    "speech": "tts-1",
+    "transcription": "whisper-1",
+}
+#: The voice of the sample for speech.
+SAMPLE_VOICE = "heart"
 
 #: The model that the samples of a chat name.
 QUICK_MODEL = "gpt-4o-mini"

@@ -40,7 +40,9 @@ MARKDOWN_PATHS = {
     "/docs": "/docs.md",
     "/docs/errors": "/docs/errors.md",
     "/reference": "/reference.md",
+    "/models": "/models.md",
     "/prices": "/prices.md",
+    "/status": "/status.md",
     "/check": "/check.md",
 }
 #: Pages of this kind all have one.

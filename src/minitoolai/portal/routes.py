@@ -26,6 +26,7 @@ from minitoolai.portal.pages import (
     home,
     keys,
     llms,
+    models,
     plans,
     playground,
     reference,
@@ -50,8 +51,8 @@ from minitoolai.portal.site import Site
 #: The modules with pages; each has a list HANDLERS.
 MODULES = (
     home, auth, account, security, email, keys, usage, playground, transcribe, topup, plans, invoices, auto_topup,
-    notices, docs, reference, search, llms, check, shop, admin, corrections, selling, admin_account, dashboard, engines,
-    request_log, admin_search, view,
+    notices, docs, models, reference, search, llms, check, shop, admin, corrections, selling, admin_account, dashboard,
+    engines, request_log, admin_search, view,
 )  # fmt: skip
 #: First segments of the paths that belong to the portal. The API has all others.
 FIRST_SEGMENTS = frozenset(

@@ -161,9 +161,9 @@ def _page_route(path: str, handlers: list[PageHandler]) -> MethodRoute:
     return route
 
 
-def _specificity(path: str) -> tuple[bool, int]:
-    """Sort fixed paths before those with parameters, and a path that matches any rest last."""
-    return ":path}" in path, path.count("{")
+def _specificity(path: str) -> tuple[bool, int, int]:
+    """Sort fixed paths before those with parameters, paths that match any rest last, and of these the shortest last."""
+    return ":path}" in path, path.count("{"), -len(path.partition("{")[0])
 
 
 async def _redirect_to_parent(page: PageRequest) -> Response:

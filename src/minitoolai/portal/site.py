@@ -44,6 +44,7 @@ from minitoolai.images.provenance.check import MarkChecker
 from minitoolai.images.results import PublicAddress
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.i18n import LANGUAGES, N_, formatter, translations
+from minitoolai.portal.measurements import Measurements
 from minitoolai.portal.names import isolate, isolate_text
 from minitoolai.portal.notice_mail import NoticeMailer
 from minitoolai.settings import Settings
@@ -74,6 +75,7 @@ NAVIGATION = (
     NavigationEntry("/admin", N_("Admin"), "admin"),
     NavigationEntry("/docs", N_("Guide")),
     NavigationEntry("/reference", N_("Reference")),
+    NavigationEntry("/models", N_("Models")),
     NavigationEntry("/prices", N_("Prices")),
     NavigationEntry("/search", N_("Search")),
 )
@@ -255,6 +257,10 @@ class Site:
     @cached_property
     def throttle(self) -> Throttle:
         return Throttle(self.clock, self.tries_factor)
+
+    @cached_property
+    def measurements(self) -> Measurements:
+        return Measurements(self.database, self.clock)
 
     @cached_property
     def failures(self) -> Failures:

@@ -371,6 +371,9 @@ traffic_days = Table(
     Column("duration_ms", Int64, nullable=False),
     Column("streamed", Int64, nullable=False),
     Column("first_token_ms", Int64, nullable=False),
+    # Output tokens of the streamed chats that succeeded, and the time from their first token to their end.
+    Column("streamed_tokens", Int64, nullable=False, server_default="0"),
+    Column("streaming_ms", Int64, nullable=False, server_default="0"),
     Index("ix_traffic_days_day", "day", "account_id"),
     sqlite_strict=True,
     sqlite_with_rowid=False,

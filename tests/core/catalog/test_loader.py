@@ -116,6 +116,8 @@ MISTAKES = [
     ('price = "0.0015"\n', "", "line 19", "needs a line price ="),
     ('weights = "real.safetensors"', 'schedule = "karras"', "line 21", "the schedules discrete and trailing"),
     ('weights = "real.safetensors"', 'wieghts = "x"', "line 21", "the nearest is weights"),
+    ('weights = "real.safetensors"', 'loras = { a = "a.safetensors" }', "line 21", "an engine of kind diffusers"),
+    ('weights = "real.safetensors"', "loras = { a = 1 }", "line 21", "Expected `str`"),
     ('kind = "fake"', 'kind = "hibari"', "line 17", "the engine fake cannot chat"),
     ('kind = "fake"', 'kind = "webui"\nbase_url = "host:7860"', "line 3", 'base_url = "http://host:7860"'),
     ('kind = "fake"', 'kind = "fake', "line 2", "not TOML"),
@@ -190,3 +192,34 @@ def test_an_error_in_a_file_names_the_file(tmp_path: Path) -> None:
 def test_lists_nested_too_deeply_are_a_mistake_in_the_file() -> None:
     with pytest.raises(CatalogError, match="nested too deeply"):
         parse_catalog("a = " + "[" * 5000 + "]" * 5000)
+
+
+LORAS = """[engines.gpu]
+kind = "diffusers"
+
+[image.real]
+price = "0.0015"
+engines = ["gpu"]
+loras = { "Oil paint" = "styles/oil.safetensors" }
+"""
+
+
+def test_loras_of_a_model_are_named_as_a_prompt_names_them() -> None:
+    assert parse_catalog(LORAS).image_model("real").loras == {"Oil paint": "styles/oil.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("loras", "remedy"),
+    [
+        ('"a:b" = "a.safetensors"', "'a:b' is no name for a prompt"),
+        ('" a" = "a.safetensors"', "' a' is no name for a prompt"),
+        ('"" = "a.safetensors"', "'' is no name for a prompt"),
+        ('a = "a.safetensors", A = "b.safetensors"', "the same name but for its case"),
+        ('a = "a.ckpt"', "'a.ckpt' is not a .safetensors file"),
+    ],
+)
+def test_a_lora_that_no_prompt_could_name_is_refused(loras: str, remedy: str) -> None:
+    with pytest.raises(CatalogError) as refusal:
+        parse_catalog(LORAS.replace('"Oil paint" = "styles/oil.safetensors"', loras))
+    assert remedy in str(refusal.value)
+    assert "line 7" in str(refusal.value)

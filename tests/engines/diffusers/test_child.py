@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -13,10 +14,14 @@ from tests.engines.diffusers.conftest import Checkpoints
 
 
 @pytest.mark.acceptance
-def test_a_child_process_generates_several_images_in_one_batch(checkpoints: Checkpoints) -> None:
+def test_a_child_process_generates_several_images_in_one_batch(checkpoints: Checkpoints, tmp_path: Path) -> None:
     from tests.support.diffusion import pixels_of
 
-    models = {name: {"weights": name, "schedule": "discrete"} for name in ("xl.safetensors", "one-folder")}
+    loras = {"pencil": str(tmp_path / "half.safetensors")}
+    (tmp_path / "half.safetensors").write_bytes(b"")
+    models = {
+        name: {"weights": name, "schedule": "discrete", "loras": loras} for name in ("xl.safetensors", "one-folder")
+    }
     config = {"models": models, "folder": str(checkpoints.folder), "device": "cpu", "rows_per_call": 4}
 
     async def test() -> None:
@@ -41,6 +46,10 @@ def test_a_child_process_generates_several_images_in_one_batch(checkpoints: Chec
             assert {pixels_of(image.png).shape for image in images} == {(80, 64, 3)}
             assert len({image.png for image in images}) == 4
             assert reported[-1] == (2, 2)
+            tagged = ImageRequest(prompt="x<lora:pencil:1>", width=64, height=64)
+            with pytest.raises(EngineRefused) as refusal:
+                await engine.generate("one-folder", tagged, lambda *step: None)
+            assert refusal.value.message == "the LoRA 'pencil' cannot be used at the moment: its file is faulty"
             with pytest.raises(EngineRefused, match="UniPC"):
                 await engine.generate("one-folder", ImageRequest(prompt="x", scheduler="UniPC"), lambda *step: None)
         finally:

@@ -7,6 +7,7 @@ from typing import Any
 
 from minitoolai.engines.diffusers import conditioning
 from minitoolai.engines.diffusers.conditioning import Conditioning, PromptEncoder, _with_marks
+from minitoolai.engines.diffusers.lora import UsedLoras
 from minitoolai.engines.diffusers.prompts import Window
 
 
@@ -19,7 +20,7 @@ class Recording(PromptEncoder):
         super().__init__(networks, device)
         self.encoded: list[str] = []
 
-    def _encode(self, prompt: str) -> Conditioning:
+    def _encode(self, prompt: str, loras: UsedLoras) -> Conditioning:
         self.encoded.append(prompt)
         words: Any = 5
         return Conditioning(words, words)

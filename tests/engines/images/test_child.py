@@ -67,7 +67,7 @@ def test_a_removed_image_sends_nothing_more_and_its_batch_continues(loop: BatchL
 
 def test_a_refused_image_fails_alone(loop: BatchLoop, events: list[Event]) -> None:
     run(loop, add(1, REFUSED), add(2))
-    assert events[0] == Failed(1, "EngineRefused: this prompt cannot be generated", refused=True)
+    assert events[0] == Failed(1, "this prompt cannot be generated", refused=True)
     assert isinstance(events[-1], Generated)
 
 

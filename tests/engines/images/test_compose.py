@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from minitoolai.engines.images.compose.backgrounds import BACKGROUNDS, paint_background
+from minitoolai.engines.images.compose.layers import cut_out
 from minitoolai.engines.images.compose.looks import LOOKS
-from minitoolai.engines.images.guidance import effective_scale, guided, shown
+from minitoolai.engines.images.guidance import MOST_NOISE, effective_scale, guided, shown
 from minitoolai.engines.images.sketch import FOLDER, SketchEngine, generate
 from minitoolai.engines.protocols import FailedImage, ImageRequest
 
@@ -114,14 +115,17 @@ def test_guidance_saturates_and_keeps_the_range_of_the_prediction():
     guess = guided(positive, negative, 7.0, 5.0)
     assert np.abs(guess).max() <= np.abs(positive).max() * 1.25
     assert (guided(positive, negative, 7.0, 0.1) == positive).all()
-    assert np.isclose((shown(positive * 9, positive * 0, 1.0) ** 2).mean(), 1.5**2)
+    assert np.isclose((shown(positive * 9, positive * 0, 1.0) ** 2).mean(), MOST_NOISE**2)
 
 
-def test_an_image_with_values_that_are_not_finite_fails_alone(engine):
+@pytest.mark.parametrize("call", range(4))
+def test_an_image_with_values_that_are_not_finite_at_any_step_fails_alone(engine, call):
     good, bad = ImageRequest(prompt="sun", seed=1, **SIZE), ImageRequest(prompt="sun", seed=2, **SIZE)
     alone = pixels(generate(engine, good).png)
     batch = engine.open()
     kept, broken = batch.add(good), batch.add(bad)
+    for _ in range(call):
+        assert batch.step() == []
     # What an overflow leaves behind: the state of one sampler is not a number.
     x, sigma = batch._images[broken]._states[0]
     batch._images[broken]._states[0] = x * np.nan, sigma
@@ -136,3 +140,62 @@ def test_an_image_with_values_that_are_not_finite_fails_alone(engine):
 
 def test_the_files_of_the_model_stay_small():
     assert sum(file.stat().st_size for file in FOLDER.glob("*")) < 24_000_000
+
+
+class Broken:
+    """A network that gives what is no number, for the images that are chosen."""
+
+    def __init__(self, network, chosen):
+        self.network, self.chosen = network, chosen
+
+    def run(self, names, inputs):
+        outputs = self.network.run(names, inputs)
+        (given,) = inputs.values()
+        return [np.where(self.chosen(given), np.nan, outputs[0])]
+
+
+def test_pixels_that_are_not_finite_fail_their_image_alone():
+    engine = SketchEngine()
+    engine.start()
+    good, bad = ImageRequest(prompt="sun", seed=1, **SIZE), ImageRequest(prompt="sun", seed=2, **SIZE)
+    alone = pixels(generate(engine, good).png)
+    batch = engine.open()
+    kept, broken = batch.add(good), batch.add(bad)
+    decoded = []
+    model = engine._model
+    model._decoder = Broken(model._decoder, lambda given: decoded.append(given) or len(decoded) == 2)
+    ended = {}
+    while len(batch):
+        ended |= {image.slot_id: image for image in batch.step()}
+    assert isinstance(ended[broken], FailedImage)
+    assert "pixels that are not finite" in ended[broken].error
+    assert np.abs(pixels(ended[kept].png) - alone).max() <= 2
+
+
+def test_an_upload_with_latents_that_are_not_finite_is_not_begun():
+    engine = SketchEngine()
+    engine.start()
+    model = engine._model
+    upload = Image.new("RGB", (256, 256), "red")
+    file = io.BytesIO()
+    upload.save(file, "PNG")
+    edit = ImageRequest(prompt="sun", task="edit", images=(file.getvalue(),), strength=0.5, **SIZE)
+    generate(engine, edit)
+    model._encoder = Broken(model._encoder, lambda _: True)
+    batch = engine.open()
+    with pytest.raises(FloatingPointError, match="not finite for the uploaded image"):
+        batch.add(edit)
+    assert len(batch) == 0
+
+
+def test_a_smudge_on_the_paper_is_not_cut_out_and_a_second_part_of_a_thing_is():
+    square = np.full((256, 256, 3), 255, np.uint8)
+    square[60:160, 60:160] = (200, 40, 30)
+    alone = cut_out(square).alpha.shape
+    square[200:215, 200:215] = (225, 225, 240)
+    assert cut_out(square).alpha.shape == alone
+    square[200:215, 200:215] = (90, 90, 200)
+    assert cut_out(square).alpha.shape[0] > alone[0] + 40
+    pale = np.full((256, 256, 3), 255, np.uint8)
+    pale[60:160, 60:160] = (232, 232, 236)
+    assert min(cut_out(pale).alpha.shape) >= 96

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import itertools
+import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from minitoolai.core.marks import MarkCodec
+from minitoolai.core.signing import SecretKeys
+from minitoolai.engines.images.process import EngineProcess
 from minitoolai.engines.images.sketch import LATENT, SketchEngine, generate
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
@@ -85,3 +91,30 @@ def test_a_model_call_with_many_rows_costs_less_per_row(capsys: pytest.CaptureFi
     with capsys.disabled():
         print("\nCPU ms per row, by rows per call:", {rows: round(cost, 2) for rows, cost in costs.items()})
     assert min(costs[8], costs[16]) < costs[1] / 1.2
+
+
+@pytest.mark.acceptance
+@pytest.mark.timing
+def test_large_images_of_many_things_take_less_than_400_mb() -> None:
+    """Measure the peak of the child process, as the operating system counts it."""
+    watermark = MarkCodec(SecretKeys(b"k" * 32)).watermark(1, 1_790_000_000_000)
+    prompt = "a cat, a dog, a blue bird, a house, a tree and a car in the forest"
+
+    async def peak_mb() -> float:
+        engine = EngineProcess("sketch", "minitoolai.engines.images.sketch", {"threads": 0}, max_concurrency=4)
+        await engine.start()
+        try:
+            for side, count in ((1024, 1), (1344, 4)):
+                requests = [
+                    ImageRequest(
+                        prompt=prompt, model="dreamshaper", seed=i, width=side, height=side, watermark=watermark
+                    )
+                    for i in range(count)
+                ]
+                await asyncio.gather(*(engine.generate("dreamshaper", one, lambda *_: None) for one in requests))
+            status = Path(f"/proc/{engine.pid}/status").read_text()
+        finally:
+            await engine.stop()
+        return int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) / 1000
+
+    assert asyncio.run(peak_mb()) < 400

@@ -24,17 +24,26 @@ from tests.support.server import ServerProcess
 from tests.support.studio_http import SKETCH, job, wait
 
 
-def test_an_image_over_http_says_when_and_by_what_it_was_made(sketch_server: ServerProcess) -> None:
+@pytest.mark.parametrize(("form", "media"), [(None, "png"), ("png", "png"), ("jpeg", "jpeg"), ("webp", "webp")])
+def test_an_image_over_http_says_when_and_by_what_it_was_made(
+    sketch_server: ServerProcess, form: str | None, media: str
+) -> None:
     account = sketch_server.account()
-    one = job(account, model="realvision", prompt="a red apple", width=256, height=256)
+    one = job(account, model="realvision", prompt="a red apple", width=256, height=256, output_format=form)
     state = wait(account, one)
-    content = requests.get(state["image_url"], timeout=30).content
+    response = requests.get(state["image_url"], timeout=30)
+    assert response.headers["content-type"] == f"image/{media}"
+    content = response.content
     report = read_manifest(content)
     assert report is not None
     assert (report.state, report.model, report.is_generated) == ("valid", state["model"], True)
     assert parse_generation_name(report.generation) == one["jobid"]
     image = Image.open(io.BytesIO(content))
-    assert image.text["parameters"].startswith("a red apple")  # type: ignore[attr-defined]
+    assert image.format == media.upper()
+    if media == "png":
+        assert image.text["parameters"].startswith("a red apple")  # type: ignore[attr-defined]
+    else:
+        assert "a red apple".encode("utf-16-be") in content
     codec = MarkCodec(load_secret_keys(sketch_server.settings))
     (mark,) = detect(np.asarray(image.convert("L"), np.float32), codec.signal_keys())
     assert mark.code is not None

@@ -96,7 +96,7 @@ def test_the_sitemap_lists_the_public_pages_in_every_language(server: ServerProc
     names = {"s": "http://www.sitemaps.org/schemas/sitemap/0.9", "x": "http://www.w3.org/1999/xhtml"}
     urls = ElementTree.fromstring(answer.content).findall("s:url", names)
     found = {url.findtext("s:loc", "", names) for url in urls}
-    paths = ("/", "/docs", "/docs/errors", "/prices", "/check", "/signup")
+    paths = ("/", "/docs", "/docs/errors", "/models", "/prices", "/status", "/check", "/signup")
     assert found == {f"{server.url}/{lang}{path}" for lang in LANGUAGES for path in paths}
     for url in urls:
         assert {link.get("hreflang") for link in url.findall("x:link", names)} == set(LANGUAGES)

@@ -25,6 +25,8 @@ from tests.support.server import ServerProcess
 SHIPPED = Path(minitoolai.__file__).with_name("catalog.toml")
 #: Public pages that are nothing but a form.
 FORMS = {"/signup", "/signin", "/reset", "/search"}
+#: Samples on the front page and on the pages of models.
+ELSEWHERE = {"home.curl", "embeddings.curl"}
 FENCE = re.compile(r"^(`{3,})\w*\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
 
 
@@ -86,7 +88,7 @@ def test_the_markdown_of_a_page_says_what_the_page_says(shipped: ServerProcess) 
 def test_listings_are_the_samples_of_the_guide(shipped: ServerProcess, lang: str) -> None:
     found = [code for _, code in FENCE.findall(get(shipped, f"/{lang}/docs.md"))]
     samples = {file.name: plain_example(file.name, shipped.url) for file in FOLDER.iterdir()}
-    missing = [name for name, code in samples.items() if code not in found and name != "home.curl"]
+    missing = [name for name, code in samples.items() if code not in found and name not in ELSEWHERE]
     assert missing == []
     others = {"Authorization: Bearer sk-…", "Idempotency-Key: order-4711"}
     assert set(found) - set(samples.values()) == others
@@ -115,7 +117,8 @@ def test_links_in_llms_txt_resolve_and_lead_to_markdown_or_text(shipped: ServerP
         answer = requests.get(link, timeout=20)
         assert (answer.status_code, link) == (200, link)
         assert answer.headers["content-type"].startswith(("text/markdown", "text/plain", "application/json"))
-    wanted = {f"{shipped.url}/{lang}{path}" for lang in LANGUAGES for path in ("/docs.md", "/prices.md", "/check.md")}
+    pages = ("/docs.md", "/models.md", "/prices.md", "/status.md", "/check.md")
+    wanted = {f"{shipped.url}/{lang}{path}" for lang in LANGUAGES for path in pages}
     assert wanted <= set(links)
 
 

@@ -185,6 +185,7 @@ def _check_traces(settings: Settings) -> str:
 
 def warnings(settings: Settings) -> Iterator[str]:
     """Yield `subject: risk; remedy` for settings that work but should be changed."""
+    from minitoolai.engines.factory import find_faulty_files
     from minitoolai.engines.tokenizers import why_no_tokenizers
     from minitoolai.observability.metrics_port import is_loopback
 
@@ -211,6 +212,7 @@ def warnings(settings: Settings) -> Iterator[str]:
             "its own and reject all keys; set the same MINITOOLAI_SECRET_KEY on every machine"
         )
     catalog = read_catalog(catalog_path(settings))
+    yield from find_faulty_files(catalog, settings)
     yield from _shop_warnings(settings, catalog.shop)
     yield from _group_warnings(settings, catalog)
     engines = catalog.engines

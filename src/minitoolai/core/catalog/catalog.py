@@ -406,6 +406,11 @@ class ImageEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: noise levels of the schedulers without Karras: `trailing` for checkpoints distilled to few steps (Lightning,
     #: Hyper) that need it; the image metadata records it.
     schedule: Literal["discrete", "trailing"] = "discrete"
+    #: diffusers: LoRAs that a prompt may name as `<lora:name:0.8>`: name and file, in the same folder as the weights.
+    loras: dict[str, str] = {}
+    #: an ONNX file, in the same folder, that enlarges images for `task` `upscale`, whatever the engine. Empty, or if it
+    #: fails: Lanczos's filter.
+    upscaler: str = ""
 
 
 class ImagePrice(msgspec.Struct, frozen=True):
@@ -425,6 +430,10 @@ class ImageModel(msgspec.Struct, frozen=True):
     weights: str
     schedule: Literal["discrete", "trailing"] = "discrete"
     prices: tuple[ImagePrice, ...] = ()
+    #: Name in a prompt → file.
+    loras: dict[str, str] = {}
+    #: A file, or "".
+    upscaler: str = ""
 
     @property
     def qualities(self) -> tuple[str, ...]:

@@ -275,7 +275,27 @@ def _check_image(text: str, name: str, entry: ImageEntry, engines: dict[str, Eng
         raise _at(text, table, "price", remedy) from None
     _check_order(text, table, entry.engines, engines, _IMAGE_KINDS, "generate images")
     prices = tuple(_image_prices(text, table, entry, engines))
-    return ImageModel(name, price, tuple(entry.engines), entry.weights or f"{name}.safetensors", entry.schedule, prices)
+    _check_loras(text, table, entry, engines)
+    weights = entry.weights or f"{name}.safetensors"
+    if entry.upscaler and not entry.upscaler.endswith(".onnx"):
+        raise _at(text, table, "upscaler", f"{entry.upscaler!r} is not an .onnx file, and no other is read")
+    return ImageModel(name, price, tuple(entry.engines), weights, entry.schedule, prices, entry.loras, entry.upscaler)
+
+
+_LORA_NAME = re.compile(r"[^<>:\s](?:[^<>:\n]{0,62}[^<>:\s])?")
+
+
+def _check_loras(text: str, table: str, entry: ImageEntry, engines: dict[str, EngineEntry]) -> None:
+    if entry.loras and not any(engines[name].kind == "diffusers" for name in entry.engines):
+        raise _at(text, table, "loras", "loras needs an engine of kind diffusers among the model's engines")
+    strange = next((name for name in entry.loras if not _LORA_NAME.fullmatch(name)), None)
+    if strange is not None:
+        raise _at(text, table, "loras", f"{strange!r} is no name for a prompt: 1 to 64 characters without < > :")
+    if len({name.casefold() for name in entry.loras}) < len(entry.loras):
+        raise _at(text, table, "loras", "two LoRAs have the same name but for its case")
+    wrong = next((file for file in entry.loras.values() if not file.endswith(".safetensors")), None)
+    if wrong is not None:
+        raise _at(text, table, "loras", f"{wrong!r} is not a .safetensors file, and no other is read")
 
 
 def _image_prices(text: str, table: str, entry: ImageEntry, engines: dict[str, EngineEntry]) -> Iterator[ImagePrice]:

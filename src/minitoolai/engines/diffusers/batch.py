@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minitoolai.core.errors import EngineError
 from minitoolai.engines.diffusers.checkpoint import Networks
 from minitoolai.engines.diffusers.conditioning import Conditioning, PromptEncoder
+from minitoolai.engines.diffusers.lora import LoraLibrary, UsedLoras, applied
+from minitoolai.engines.diffusers.lora_files import IMAGE
 from minitoolai.engines.images.codec import cover, encode_result, parameters_text
 from minitoolai.engines.images.editing.pixels import mask_of, original
 from minitoolai.engines.protocols import FailedImage, GeneratedImage, ImageRequest, OnProgress
@@ -39,15 +42,22 @@ class _BatchImage:
     """One image in flight: the state of its sampler and its conditioning."""
 
     def __init__(
-        self, denoiser: Denoiser, request: ImageRequest, on_progress: OnProgress | None, *, trailing: bool
+        self,
+        denoiser: Denoiser,
+        request: ImageRequest,
+        on_progress: OnProgress | None,
+        *,
+        trailing: bool,
+        loras: Mapping[str, Path],
     ) -> None:
         self.request = request
         self._on_progress = on_progress
         self.calls, self._calls_total = 0, model_calls(request.scheduler, request.steps)
-        self._positive = denoiser.prompts.encode(request.prompt)
+        prompt, self._loras = denoiser.loras.used_by(request, loras)
+        self._positive = denoiser.prompts.encode(prompt, loras=self._loras)
         self._negative = None
         if request.cfg_scale != 1:
-            self._negative = denoiser.prompts.encode(request.negative_prompt, is_negative=True)
+            self._negative = denoiser.prompts.encode(request.negative_prompt, is_negative=True, loras=self._loras)
         shape = _CHANNELS, -(-request.height // _PIXELS_PER_LATENT), -(-request.width // _PIXELS_PER_LATENT)
         noise = LazySeededNoise(request.seed % 2**64, shape, noise_table(zero_snr=denoiser.networks.zero_snr)[-1])
 
@@ -76,8 +86,8 @@ class _BatchImage:
 
     def rows(self) -> list[Row]:
         """Return the rows for the next model call. With guidance 1 the negative prompt has no weight: omit its row."""
-        positive = Row(self._x, self._sigma, self._positive)
-        return [positive] if self._negative is None else [positive, Row(self._x, self._sigma, self._negative)]
+        conditionings = [self._positive] if self._negative is None else [self._positive, self._negative]
+        return [Row(self._x, self._sigma, conditioning, self._loras) for conditioning in conditionings]
 
     def advance(self, outputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
         """Advance by the model's outputs for `rows`. Return the latents if the image is finished."""
@@ -97,11 +107,19 @@ class _BatchImage:
         return None
 
 
+def no_loras(_: str) -> Mapping[str, Path]:
+    """Return no LoRA files for any model."""
+    return {}
+
+
 class DiffusersBatch:
     """Images in flight on one checkpoint. The result of one never depends on the others."""
 
-    def __init__(self, load: Callable[[], Denoiser], *, trailing: bool) -> None:
-        self._load, self._trailing = load, trailing
+    def __init__(
+        self, load: Callable[[], Denoiser], *, trailing: bool, loras: Callable[[str], Mapping[str, Path]] = no_loras
+    ) -> None:
+        """`loras` returns the LoRA files of a model of the catalog; several models may share a batch."""
+        self._load, self._trailing, self._loras = load, trailing, loras
         #: None while the batch is empty, so that its weights can be unloaded.
         self.denoiser: Denoiser | None = None
         self._images: dict[int, _BatchImage] = {}
@@ -113,10 +131,16 @@ class DiffusersBatch:
         return len(self._images) + len(self._encoding)
 
     def add(self, request: ImageRequest, on_progress: OnProgress | None = None) -> int:
-        """Add an image. Raises ValueError for an unknown scheduler, EngineError if the weights cannot be loaded."""
+        """Add an image.
+
+        Raises ValueError for an unknown scheduler, EngineRefused for a LoRA that cannot be used, and EngineError if the
+        weights cannot be loaded.
+        """
         if self.denoiser is None:
             self.denoiser = self._load()
-        image = _BatchImage(self.denoiser, request, on_progress, trailing=self._trailing)
+        image = _BatchImage(
+            self.denoiser, request, on_progress, trailing=self._trailing, loras=self._loras(request.model)
+        )
         self._last_slot += 1
         self._images[self._last_slot] = image
         return self._last_slot
@@ -215,11 +239,12 @@ def _to_image(slot_id: int, pixels: NDArray[Any], request: ImageRequest, model: 
 
 
 class Row(NamedTuple):
-    """One row of a UNet call: latents (4, h, w) at noise level sigma, and the conditioning of a prompt."""
+    """One row of a UNet call: latents (4, h, w) at noise level sigma, the conditioning of a prompt, and its LoRAs."""
 
     x: torch.Tensor
     sigma: float
     conditioning: Conditioning
+    loras: UsedLoras = ()
 
 
 class Denoiser:
@@ -234,6 +259,7 @@ class Denoiser:
         self.networks = networks
         self.device = device
         self.prompts = PromptEncoder(networks, device)
+        self.loras = LoraLibrary(networks.by_name(), device, networks.name)
         self._rows_per_call = rows_per_call
         self._free_memory = free_memory
         #: How many rows of a call fit into memory, by latent size, as learned from failures.
@@ -272,7 +298,8 @@ class Denoiser:
         sigmas = torch.tensor([row.sigma for row in rows], device=self.device)[:, None, None, None]
         scale = 1 / torch.sqrt(sigmas**2 + 1)
         x = torch.stack([row.x for row in rows])
-        with torch.inference_mode():
+        loras = applied(IMAGE, [row.loras for row in rows], lambda weight: weight.image)
+        with torch.inference_mode(), loras:
             words, mask = _padded([row.conditioning.words for row in rows])
             output = unet(
                 (x * scale).to(unet.dtype),

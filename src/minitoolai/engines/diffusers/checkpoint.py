@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minitoolai.core.errors import EngineError
+from minitoolai.engines.diffusers.lora_files import IMAGE, TEXT, TEXT_2
 from minitoolai.engines.diffusers.prompts import ClipTokenizer, clip_tokenizer, tokenizer_of_folder
 
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ class Networks:
     zero_snr: bool = False
     #: What the VAE adds to scaled latents.
     shift: float = 0.0
+
+    def by_name(self) -> dict[str, Any]:
+        """Return the networks that LoRAs can change."""
+        texts = zip((TEXT, TEXT_2), self.encoders, strict=False)
+        return {IMAGE: self.unet, **{name: encoder.network for name, encoder in texts}}
 
     def bytes(self) -> int:
         """Return the size of all parameters on the device."""

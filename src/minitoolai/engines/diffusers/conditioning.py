@@ -6,6 +6,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minitoolai.engines.diffusers.checkpoint import Networks, TextEncoder
+from minitoolai.engines.diffusers.lora import UsedLoras, applied
+from minitoolai.engines.diffusers.lora_files import TEXT, TEXT_2
 from minitoolai.engines.diffusers.prompts import MAX_WEIGHT, WINDOW, Window, windows
 
 if TYPE_CHECKING:
@@ -27,30 +29,32 @@ class PromptEncoder:
 
     def __init__(self, networks: Networks, device: torch.device) -> None:
         self._networks, self._device = networks, device
-        self._cache: OrderedDict[tuple[str, bool], Conditioning] = OrderedDict()
+        self._cache: OrderedDict[tuple[Any, ...], Conditioning] = OrderedDict()
 
-    def encode(self, prompt: str, *, is_negative: bool = False) -> Conditioning:
+    def encode(self, prompt: str, *, is_negative: bool = False, loras: UsedLoras = ()) -> Conditioning:
         """Encode a prompt. SDXL was trained with zeros for an empty negative prompt."""
-        key = (prompt, is_negative and not prompt.strip())
+        is_empty = is_negative and not prompt.strip()
+        key = (prompt, is_empty, *(lora.text_key for lora in loras))
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        encoded = self._encode(prompt)
-        if key[1] and self._networks.is_xl:
+        encoded = self._encode(prompt, loras)
+        if is_empty and self._networks.is_xl:
             encoded = Conditioning(encoded.words * 0, encoded.pooled * 0 if encoded.pooled is not None else None)
         self._cache[key] = encoded
         if len(self._cache) > _CACHE_SIZE:
             self._cache.popitem(last=False)
         return encoded
 
-    def _encode(self, prompt: str) -> Conditioning:
+    def _encode(self, prompt: str, loras: UsedLoras) -> Conditioning:
         import torch
 
-        with torch.inference_mode():
-            words, pooled = zip(
-                *(self._encode_windows(prompt, encoder) for encoder in self._networks.encoders), strict=True
-            )
-            return Conditioning(torch.cat(words, dim=-1), pooled[-1])
+        encoded = []
+        for network, encoder in zip((TEXT, TEXT_2), self._networks.encoders, strict=False):
+            with torch.inference_mode(), applied(network, [loras], lambda weight: weight.text):
+                encoded.append(self._encode_windows(prompt, encoder))
+        words, pooled = zip(*encoded, strict=True)
+        return Conditioning(torch.cat(words, dim=-1), pooled[-1])
 
     def _encode_windows(self, prompt: str, encoder: TextEncoder) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return (77 k, width) of one encoder, and its pooled vector of the first window if it has one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +15,7 @@ import msgspec
 from minitoolai.core.errors import EngineError
 from minitoolai.engines.diffusers.checkpoint import WeightsFolder
 from minitoolai.engines.diffusers.flow import FlowBatch, FlowModel, is_flow
+from minitoolai.engines.diffusers.lora_files import why_unusable
 from minitoolai.engines.protocols import FailedImage, GeneratedImage, ImageRequest, OnProgress
 
 if TYPE_CHECKING:
@@ -29,10 +30,12 @@ _SHARE_OF_GPU, _SHARE_OF_HOST = 0.6, 0.5
 
 
 class ModelWeights(msgspec.Struct, frozen=True):
-    """The weights and the schedule (`discrete` or `trailing`) of a model of the catalog."""
+    """The weights, the schedule (`discrete` or `trailing`) and the LoRAs of a model of the catalog."""
 
     weights: str
     schedule: str = "discrete"
+    #: Name in a prompt → file.
+    loras: dict[str, str] = {}
 
 
 class DiffusersConfig(msgspec.Struct, frozen=True):
@@ -78,12 +81,37 @@ class DiffusersEngine:
         return f"{entry.weights} {entry.schedule} {-(-width // 8)}x{-(-height // 8)}"
 
     def start(self) -> None:
-        """Select the device. Imports nothing if no model is ready. Raises EngineError."""
+        """Select the device, and log faulty LoRAs. Imports nothing if no model is ready. Raises EngineError."""
+        for fault in self.lora_faults():
+            log.error("%s; its images fail, uncharged", fault)
         if self._device is None and any(self.why_not_ready(model) is None for model in self._config.models):
             self._device = find_device(self._config.device)
 
     def stop(self) -> None:
         self._loaded.clear()
+
+    # ── LoRAs ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def lora_names(self, model: str) -> Collection[str]:
+        return self.lora_files(model).keys()
+
+    def lora_files(self, model: str) -> dict[str, Path]:
+        """Return the LoRA files of a model of the catalog by name, whether they exist or not."""
+        entry = self._config.models.get(model)
+        return {name: Path(self._config.folder) / file for name, file in entry.loras.items()} if entry else {}
+
+    def lora_faults(self) -> list[str]:
+        """Return the faults of the LoRA files of models with weights, as far as their headers show.
+
+        Imports nothing.
+        """
+        return [
+            f"LoRA {name} of {model} cannot be used: {why}"
+            for model, entry in self._config.models.items()
+            if self._weights.find(entry.weights) is not None
+            for name, path in self.lora_files(model).items()
+            if (why := why_unusable(path)) is not None
+        ]
 
     def open(self, model: str) -> DiffusersBatch | FlowBatch:
         """Return an empty batch, which loads its weights with its first image."""
@@ -94,11 +122,17 @@ class DiffusersEngine:
         entry = self._config.models[model]
         path = self._weights.find(entry.weights)
         batch: DiffusersBatch | FlowBatch
+
+        def loras(asked: str) -> dict[str, Path]:
+            return self.lora_files(asked or model)
+
         if path is not None and is_flow(path):
-            batch = FlowBatch(lambda: cast(FlowModel, self.denoiser(entry.weights)))
+            batch = FlowBatch(lambda: cast(FlowModel, self.denoiser(entry.weights)), loras=loras)
         else:
             batch = DiffusersBatch(
-                lambda: cast("Denoiser", self.denoiser(entry.weights)), trailing=entry.schedule == "trailing"
+                lambda: cast("Denoiser", self.denoiser(entry.weights)),
+                trailing=entry.schedule == "trailing",
+                loras=loras,
             )
         self._batches.add(batch)
         return batch
@@ -152,7 +186,7 @@ class DiffusersEngine:
             pass
 
     def _loaded_bytes(self) -> int:
-        return sum(denoiser.networks.bytes() for denoiser in self._loaded.values())
+        return sum(denoiser.networks.bytes() + denoiser.loras.bytes() for denoiser in self._loaded.values())
 
     def _evict_idle(self, limit: int = 1_000_000) -> bool:
         """Unload weights without images in flight, least recently used first. Return True if there were any."""

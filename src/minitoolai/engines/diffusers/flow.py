@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
 from minitoolai.core.errors import EngineError
+from minitoolai.engines.diffusers.lora import LoraLibrary, UsedLoras, applied
+from minitoolai.engines.diffusers.lora_files import IMAGE, TEXT, TEXT_2
 from minitoolai.engines.images.codec import EDITS, cover, encode_result, parameters_text
 from minitoolai.engines.images.editing.pixels import mask_of, original
 from minitoolai.engines.protocols import FailedImage, GeneratedImage, ImageRequest, OnProgress
@@ -52,6 +55,8 @@ class FlowModel:
         self.name = path.name
         index = json.loads((path / "model_index.json").read_text("utf-8"))
         self._kind = index["_class_name"]
+        #: Facts of a request that have no effect: Flux learned its guidance, and takes no negative prompt.
+        self.omitted = frozenset({"Negative prompt"} if self._kind == "FluxPipeline" else ())
         # The third text encoder of Stable Diffusion 3 is often left out, because it is larger than the model.
         absent = {name: None for name, part in index.items() if part == [None, None]}
         disable_progress_bar()
@@ -65,6 +70,8 @@ class FlowModel:
         loaded.set_progress_bar_config(disable=True)
         self._device = device
         self._pipelines = {self._kind: loaded.to(device)}
+        parts = {IMAGE: loaded.transformer, TEXT: loaded.text_encoder, TEXT_2: loaded.text_encoder_2}
+        self.loras = LoraLibrary({name: part for name, part in parts.items() if part is not None}, device, path.name)
         #: For the engine, which unloads models by their size.
         self.networks = self
 
@@ -82,8 +89,13 @@ class FlowModel:
             self._pipelines[kind].set_progress_bar_config(disable=True)
         return self._pipelines[kind]
 
-    def draw(self, request: ImageRequest, on_step: Callable[[int], None]) -> Image.Image:
-        """Return the image of a request. Raises FloatingPointError if the latents are not finite."""
+    def draw(
+        self, request: ImageRequest, on_step: Callable[[int], None], prompt: str, loras: UsedLoras = ()
+    ) -> Image.Image:
+        """Return the image of a request; `prompt` is its prompt without tags.
+
+        Raises FloatingPointError if the latents are not finite.
+        """
         import torch
 
         def after_step(_: Any, step: int, __: Any, state: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +106,7 @@ class FlowModel:
 
         width, height = (-(-side // _MULTIPLE) * _MULTIPLE for side in (request.width, request.height))
         fields: dict[str, Any] = {
-            "prompt": request.prompt,
+            "prompt": prompt,
             "num_inference_steps": request.steps,
             "guidance_scale": request.cfg_scale,
             "width": width,
@@ -103,7 +115,7 @@ class FlowModel:
             "callback_on_step_end": after_step,
             "callback_on_step_end_tensor_inputs": ["latents"],
         }
-        if self._kind == "StableDiffusion3Pipeline":
+        if not self.omitted:
             fields["negative_prompt"] = request.negative_prompt or None
         kind = self._kind
         if request.task in EDITS:
@@ -114,30 +126,47 @@ class FlowModel:
             fields["num_inference_steps"] = max(request.steps, round(request.steps / request.strength))
             if mask is not None:
                 fields["mask_image"] = cover(mask, width, height)
-        with torch.inference_mode():
+        with torch.inference_mode(), ExitStack() as stack:
+            stack.enter_context(applied(IMAGE, [loras], lambda weight: weight.image))
+            for network in (TEXT, TEXT_2):
+                stack.enter_context(applied(network, [loras], lambda weight: weight.text))
             image: Image.Image = self._pipeline(kind)(**fields).images[0]
         return image
+
+
+class _Waiting(NamedTuple):
+    """An image to be drawn, its prompt without tags, and its LoRAs."""
+
+    request: ImageRequest
+    on_progress: OnProgress | None
+    prompt: str
+    loras: UsedLoras
 
 
 class FlowBatch:
     """Images waiting for one model. Each step draws one of them from start to end."""
 
-    def __init__(self, load: Callable[[], FlowModel]) -> None:
-        self._load = load
+    def __init__(self, load: Callable[[], FlowModel], *, loras: Callable[[str], Mapping[str, Path]]) -> None:
+        """`loras` returns the LoRA files of a model of the catalog."""
+        self._load, self._loras = load, loras
         #: None while nothing waits, so that the weights can be unloaded.
         self.denoiser: FlowModel | None = None
-        self._waiting: OrderedDict[int, tuple[ImageRequest, OnProgress | None]] = OrderedDict()
+        self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
         self._last_slot = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, request: ImageRequest, on_progress: OnProgress | None = None) -> int:
-        """Add an image. Raises EngineError if the weights cannot be loaded."""
+        """Add an image.
+
+        Raises EngineRefused for a LoRA that cannot be used, and EngineError if the weights cannot be loaded.
+        """
         if self.denoiser is None:
             self.denoiser = self._load()
+        prompt, loras = self.denoiser.loras.used_by(request, self._loras(request.model))
         self._last_slot += 1
-        self._waiting[self._last_slot] = (request, on_progress)
+        self._waiting[self._last_slot] = _Waiting(request, on_progress, prompt, loras)
         return self._last_slot
 
     def remove(self, slot_id: int) -> None:
@@ -148,22 +177,22 @@ class FlowBatch:
         """Draw the image that waits longest."""
         if not self._waiting or self.denoiser is None:
             return []
-        slot_id, (request, on_progress) = next(iter(self._waiting.items()))
+        slot_id, (request, on_progress, prompt, loras) = next(iter(self._waiting.items()))
 
         def on_step(step: int) -> None:
             if on_progress is not None:
                 on_progress(min(step, request.steps), request.steps)
 
         try:
-            image = self.denoiser.draw(request, on_step)
+            image = self.denoiser.draw(request, on_step, prompt, loras)
         except FloatingPointError as error:
             del self._waiting[slot_id]
             self._release_if_empty()
             return [FailedImage(slot_id=slot_id, error=str(error), refused=True)]
-        name = self.denoiser.name
+        name, omitted = self.denoiser.name, self.denoiser.omitted
         del self._waiting[slot_id]
         self._release_if_empty()
-        text = parameters_text(replace(request, scheduler=SAMPLER), name)
+        text = parameters_text(replace(request, scheduler=SAMPLER), name, omitted=omitted)
         png = encode_result(cover(image, request.width, request.height), request, text)
         return [GeneratedImage(slot_id=slot_id, png=png, model=name)]
 

@@ -186,7 +186,9 @@ _SUSPECT_KEY = ""
 
 
 def describe_error(error: Exception) -> str:
-    """Return an error's type and message, shortened."""
+    """Return an error's type and message, shortened; of one that is for the caller, the message only."""
+    if isinstance(error, EngineRefused):
+        return error.message[:300]
     return f"{type(error).__name__}: {error}"[:300] if str(error) else type(error).__name__
 
 

@@ -84,10 +84,10 @@ def encode_png(image: Image.Image, parameters: str, watermark: Watermark | None 
     return file.getvalue()
 
 
-def encode_enlarged(request: ImageRequest, model: str) -> bytes:
-    """Enlarge the uploaded image to the size of the request."""
-    size = f"Size: {request.width}x{request.height}, Model: {model}, Version: {request.generator}"
-    return encode_png(enlarged(request), size, request.watermark)
+def encode_enlarged(request: ImageRequest, model: str, large: bytes | None = None) -> bytes:
+    """Enlarge the uploaded image to the size of the request. `large`: what an upscaler made of it, as PNG."""
+    text = f"Size: {request.width}x{request.height}, Model: {model}, Version: {request.generator}"
+    return encode_png(enlarged(request, large), text, request.watermark)
 
 
 def to_format(png: bytes, output_format: ImageFormat, quality: int) -> bytes:

@@ -34,6 +34,9 @@ class FakeBatchEngine:
     def why_not_ready(self, model: str) -> str | None:
         return "the weights of this fake model are missing: choose another model" if MISSING in model else None
 
+    def lora_names(self, model: str) -> None:
+        """Return None: every prompt is drawn."""
+
     def batch_key(self, model: str, width: int, height: int) -> str:
         """Return one batch per model and size, like a real checkpoint."""
         return f"{model} {width}x{height}"

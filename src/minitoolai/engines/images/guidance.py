@@ -13,7 +13,16 @@ from typing import Any
 #: The scale of `cfgScale` approaches 1 + this: more guidance than that adds no likeness, only blots.
 CEILING = 1.5
 #: The same for schedulers that amplify guidance in few steps: they show blots where the others do not.
-UNSTEADY = {"DPM2 a Karras": 0.25, "DPM fast": 0.1}
+UNSTEADY = {
+    "Heun": 0.8,
+    "DPM2 a": 0.4,
+    "DPM fast": 0.1,
+    "DPM2 Karras": 0.7,
+    "DPM2 a Karras": 0.15,
+    "DPM++ 2M SDE": 1.0,
+    "DPM++ 2M Karras": 0.8,
+    "DPM++ 2M SDE Karras": 0.6,
+}
 #: Below this noise level the prediction needs no guidance (a guidance interval, arXiv 2404.07724).
 LAST_SIGMA = 0.3
 #: Share of the rescaled result, as in diffusers' `guidance_rescale` (arXiv 2305.08891, section 3.4).
@@ -23,9 +32,9 @@ RESCALE = 0.7
 HEADROOM = 0.1
 #: A finished image may differ from the model's last prediction by this much. Only DPM fast, which ends above zero noise
 #: with an extrapolation of third order, ever does.
-LEEWAY = 0.25
+LEEWAY = 0.05
 #: The noise that the model sees is at most this many times the noise level passed with it.
-MOST_NOISE = 1.5
+MOST_NOISE = 1.15
 
 
 def effective_scale(scale: float, scheduler: str = "") -> float:

@@ -11,7 +11,7 @@ import base64
 import binascii
 import io
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -65,6 +65,10 @@ class UpstreamImageEngine:
 
     def why_not_ready(self, model: str) -> str | None:
         return self._remote.fault
+
+    def lora_names(self, model: str) -> Collection[str]:
+        """Return nothing: a tag would be text to the server, so prompts with tags are refused."""
+        return ()
 
     def batch_key(self, model: str, width: int, height: int) -> str:
         """Return the model: batching is up to the server."""

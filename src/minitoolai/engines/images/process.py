@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio.subprocess import Process
+from collections.abc import Collection
 from importlib import import_module
 from itertools import count
 from typing import Any
@@ -59,6 +60,9 @@ class EngineProcess(MessageChildProcess):
 
     def why_not_ready(self, model: str) -> str | None:
         return self._engine.why_not_ready(model)
+
+    def lora_names(self, model: str) -> Collection[str] | None:
+        return self._engine.lora_names(model)
 
     def batch_key(self, model: str, width: int, height: int) -> str:
         return self._engine.batch_key(model, width, height)

@@ -7,7 +7,7 @@ one, whose look it has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,8 +53,8 @@ FILES = (
 LATENT = (4, 16, 16)
 
 # Larger calls are not faster on a CPU and take more memory.
-ROWS_PER_CALL = 32
-IMAGES_PER_DECODE = 4
+ROWS_PER_CALL = 24
+IMAGES_PER_DECODE = 2
 
 
 class SketchEngine:
@@ -70,6 +70,10 @@ class SketchEngine:
     def why_not_ready(self, model: str = "") -> str | None:
         missing = [file for file in FILES if not (FOLDER / file).exists()]
         return f"{', '.join(missing)} missing from the installation: install minitoolai again" if missing else None
+
+    def lora_names(self, model: str) -> Collection[str]:
+        """Return nothing: prompts with tags are refused."""
+        return ()
 
     def batch_key(self, model: str, width: int, height: int) -> str:
         """Return one batch for all images: they are generated at one size and scaled afterwards."""
@@ -128,20 +132,26 @@ class SketchModel:
         return np.concatenate(outputs)
 
     def encode(self, pixels: Floats) -> Floats:
-        """Return the latents (4, 16, 16) of pixels (3, 256, 256) from -1 to 1."""
+        """Return the latents (4, 16, 16) of pixels (3, 256, 256) from -1 to 1. Raises FloatingPointError."""
+        import numpy as np
+
         if self._encoder is None:
             self._encoder = self._load("encoder.onnx")
         latents: Floats = self._encoder.run(None, {"pixels": pixels[None]})[0][0]
+        if not np.isfinite(latents).all():
+            raise FloatingPointError("the model gave values that are not finite for the uploaded image")
         return latents
 
     def decode(self, latents: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
-        """Return the square pixels (S, S, 3) of each image's latents."""
+        """Return the square pixels (S, S, 3) of each image's latents. Raises FloatingPointError."""
         import numpy as np
 
         images: list[NDArray[np.uint8]] = []
         for i in range(0, len(latents), IMAGES_PER_DECODE):
             chunk = np.stack(latents[i : i + IMAGES_PER_DECODE]).astype(np.float32)
             decoded = self._decoder.run(None, {"latents": chunk})[0]
+            if not np.isfinite(decoded).all():
+                raise FloatingPointError("the model gave pixels that are not finite")
             bright = np.clip((decoded.transpose(0, 2, 3, 1) + 1) * 127.5, 0, 255)
             images.extend(np.rint(bright).astype(np.uint8))
         return images
@@ -289,7 +299,10 @@ class SketchBatch:
         """Run one model call for all images (in chunks, if there are many), then decode those that it finished."""
         ended: list[GeneratedImage | FailedImage] = []
         for slot_id, (latents, image) in self._advance(ended).items():
-            ended.append(GeneratedImage(slot_id=slot_id, png=self._png(latents, image), model=MODEL))
+            try:
+                ended.append(GeneratedImage(slot_id=slot_id, png=self._png(latents, image), model=MODEL))
+            except FloatingPointError as error:
+                ended.append(FailedImage(slot_id=slot_id, error=str(error)))
         return ended
 
     def advance(self) -> dict[int, tuple[NDArray[Any], ImageRequest]]:

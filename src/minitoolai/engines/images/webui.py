@@ -68,6 +68,9 @@ class WebuiEngine:
             return f"the web UI has no checkpoint {weights}: put it into its models/Stable-diffusion"
         return None
 
+    def lora_names(self, model: str) -> None:
+        """Return None: the web UI reads tags itself, and ignores those that it does not know."""
+
     def batch_key(self, model: str, width: int, height: int) -> str:
         """Return the checkpoint: consecutive images with the same one spare the web UI a reload."""
         return self._weights(model)

@@ -102,9 +102,13 @@ class PriceList(msgspec.Struct, frozen=True):
         return len({self.states.get(name) for name in models}) == 1
 
 
-def price_list(reports: Reports, price_group: str | None = None) -> PriceList:
-    """Return the models of the catalog by kind, with the prices that a group pays now. Available ones come first."""
-    offers = sorted(reports.offers(price_group), key=lambda offer: offer.engine is None)
+def price_list(reports: Reports, price_group: str | None = None, only: str | None = None) -> PriceList:
+    """Return the models of the catalog by kind, with the prices that a group pays now. Available ones come first.
+
+    `only`: no other model than this.
+    """
+    offers = [offer for offer in reports.offers(price_group) if only in (None, offer.model.name)]
+    offers.sort(key=lambda offer: offer.engine is None)
     states = {offer.model.name: offer.stand_in or "" for offer in offers if offer.stand_in or not offer.engine}
     catalog = Catalog({}, {}, {}, {}, {}, {})
     for offer in offers:

@@ -17,7 +17,7 @@ from minitoolai.portal.routing import Handler, any_method, form, new_page_reques
 from minitoolai.portal.site import Site
 
 #: Pages for search engines.
-SITEMAP_PATHS = ("/", "/docs", "/docs/errors", "/prices", "/check")
+SITEMAP_PATHS = ("/", "/docs", "/docs/errors", "/models", "/prices", "/status", "/check")
 CACHE_FOR_A_YEAR = "public, max-age=31536000, immutable"
 
 

@@ -11,6 +11,7 @@ from minitoolai.portal.i18n import DEFAULT, LANGUAGES, translations
 from minitoolai.portal.pages.check import check
 from minitoolai.portal.pages.docs import errors, guide, prices
 from minitoolai.portal.pages.home import home
+from minitoolai.portal.pages.models import models, status
 from minitoolai.portal.pages.reference import operation, reference
 from minitoolai.portal.request import MARKDOWN, MARKDOWN_PATHS, MarkdownRequest
 from minitoolai.portal.routing import Handler, PageHandler, check_host, path_language
@@ -23,7 +24,9 @@ PAGES = {
     "/docs": ("Guide", "every endpoint and field of the API, with examples, errors, limits and agent setup"),
     "/docs/errors": ("All error codes", "every error code with its HTTP status and how to resolve it"),
     "/reference": ("API reference", "every endpoint with a page of its own: fields, limits, defaults and responses"),
+    "/models": ("Models", "the context, measured speed and uptime of each model"),
     "/prices": ("Prices", "what each model costs"),
+    "/status": ("Status", "which models are available now, and the uptime of each day"),
     "/check": ("Check an image", "check whether an image was generated here"),
     "/": ("Overview", "what this service offers"),
 }
@@ -129,7 +132,7 @@ async def operation_markdown(request: Request) -> Response:
 HANDLERS: list[Handler] = [
     *(
         reads(f"/{{lang:lang}}{MARKDOWN_PATHS[page.path]}")(markdown_version(page))
-        for page in (home, guide, errors, reference, prices, check)
+        for page in (home, guide, errors, reference, models, prices, status, check)
     ),
     operation_markdown,
     llms,

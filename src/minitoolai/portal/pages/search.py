@@ -98,7 +98,7 @@ def _words_of(field: Field) -> Iterator[str]:
 
 def _of_models(page: PageRequest) -> Iterator[Passage]:
     for offer in page.site.reports.offers():
-        yield Passage("/prices", offer.model.name, page.gettext("Prices"))
+        yield Passage(f"/models/{offer.model.name}", offer.model.name, page.gettext("Models"))
 
 
 def _plain(text: str) -> str:

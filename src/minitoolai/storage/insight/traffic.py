@@ -20,8 +20,13 @@ _PLACE = "traffic_counted_to"
 _KEYS = "account_id, day, kind, model, engine"
 #: Stands for all accounts together.
 ALL = 0
-_SUMS = "requests, failures, cost, purchase, known, timed, duration_ms, streamed, first_token_ms"
+_SUMS = (
+    "requests, failures, cost, purchase, known, timed, duration_ms, streamed, first_token_ms, streamed_tokens,"
+    " streaming_ms"
+)
 _ADDED = ", ".join(f"sum({name})" for name in _SUMS.split(", "))
+#: A generation is a chat whose speed is known: it has a first token, and ended later.
+_IS_STREAM = "g.state = 'succeeded' AND g.kind = 'chat' AND g.finished_ms > g.created_ms + g.first_token_ms"
 #: Before every ID.
 START = -(2**63 - 1)
 
@@ -64,6 +69,9 @@ class Traffic(msgspec.Struct, frozen=True):
     duration_ms: int = 0
     streamed: int = 0
     first_token_ms: int = 0
+    #: Output tokens of streamed chats, and the time from their first token to their end.
+    streamed_tokens: int = 0
+    streaming_ms: int = 0
     #: The refunds that `less` deducted from `cost`.
     refunded: int = 0
 
@@ -95,6 +103,16 @@ class Traffic(msgspec.Struct, frozen=True):
     def mean_first_ms(self) -> int | None:
         """Return the mean time to the first token."""
         return round(self.first_token_ms / self.streamed) if self.streamed else None
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Return the mean speed of streamed chats after their first token."""
+        return self.streamed_tokens * 1000 / self.streaming_ms if self.streaming_ms else None
+
+    @property
+    def uptime(self) -> float | None:
+        """Return the share of requests that did not fail."""
+        return 1 - self.failures / self.requests if self.requests else None
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -131,7 +149,9 @@ def next_piece(connection: Connection, below: int, limit: int) -> Piece | None:
         " sum(CASE WHEN g.state = 'succeeded' AND g.finished_ms > g.created_ms THEN g.finished_ms - g.created_ms"
         " ELSE 0 END),"
         " sum(CASE WHEN g.state = 'succeeded' AND g.first_token_ms IS NOT NULL THEN 1 ELSE 0 END),"
-        " sum(CASE WHEN g.state = 'succeeded' THEN coalesce(g.first_token_ms, 0) ELSE 0 END)"
+        " sum(CASE WHEN g.state = 'succeeded' THEN coalesce(g.first_token_ms, 0) ELSE 0 END),"
+        f" sum(CASE WHEN {_IS_STREAM} THEN g.output_units ELSE 0 END),"
+        f" sum(CASE WHEN {_IS_STREAM} THEN g.finished_ms - g.created_ms - g.first_token_ms ELSE 0 END)"
         " FROM generations g JOIN holds h ON h.id = g.id WHERE g.id > ? AND g.id <= ?"
         f" GROUP BY g.account_id, g.created_ms / {MS_PER_DAY}, g.kind, g.model, g.engine",
         (after, until),
@@ -190,6 +210,18 @@ def traffic_by_day(connection: Connection, from_day: int, only: Filter) -> dict[
         f"SELECT day, {_ADDED} FROM traffic_days WHERE {condition} AND day >= ? GROUP BY day", (*values, from_day)
     )
     return {row[0]: Traffic(*map(int, row[1:])) for row in rows}
+
+
+def traffic_by_model_and_day(connection: Connection, from_day: int) -> dict[str, dict[int, Traffic]]:
+    """Return the traffic of all accounts together since a day, by model and day."""
+    rows = connection.execute(
+        f"SELECT model, day, {_ADDED} FROM traffic_days WHERE account_id = ? AND day >= ? GROUP BY model, day",
+        (ALL, from_day),
+    )
+    found: dict[str, dict[int, Traffic]] = {}
+    for row in rows:
+        found.setdefault(row[0], {})[row[1]] = Traffic(*map(int, row[2:]))
+    return found
 
 
 def traffic_by(

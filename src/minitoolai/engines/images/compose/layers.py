@@ -40,8 +40,10 @@ def cut_out(square: NDArray[np.uint8]) -> Layer:
     ink = float(np.clip(np.percentile(border, 98) + 5, _FAINTEST, _INK))
     solid = _outline_filled(difference, difference > ink)
     inside = _eroded(solid, 2)
-    # A pale edge is a mixture of the thing and the paper, so it is mostly transparent.
     strong = float(np.percentile(difference[inside], 60)) if inside.any() else ink
+    solid = _without_smudges(solid, difference > max(2 * ink, min(strong / 2, _PALE)))
+    inside = _eroded(solid, 2)
+    # A pale edge is a mixture of the thing and the paper, so it is mostly transparent.
     edge = np.clip((difference - ink / 2) / (max(ink * 2, min(strong, 150.0)) - ink / 2), 0, 1) ** 1.3
     near = _dilated(solid, 2)
     alpha = np.where(inside, 1.0, np.where(near, edge, 0.0)).astype(np.float32)
@@ -65,6 +67,19 @@ def _outline_filled(difference: Floats, inked: NDArray[np.bool_]) -> NDArray[np.
         solid = rows & columns
     filled: NDArray[np.bool_] = solid
     return filled
+
+
+def _without_smudges(solid: NDArray[np.bool_], strong: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Leave out parts without any strong pixel: faint smudges on the paper beside a thing."""
+    import numpy as np
+
+    kept = solid & strong
+    before = -1
+    while (now := int(kept.sum())) != before:
+        before = now
+        kept = _spread(kept, solid)
+        kept = _spread(np.ascontiguousarray(kept.T), np.ascontiguousarray(solid.T)).T
+    return kept if kept.any() else solid
 
 
 def trimmed(layer: Layer) -> Layer:

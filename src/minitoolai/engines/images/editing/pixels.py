@@ -121,8 +121,16 @@ def _doubled(small: Floats) -> Floats:
     return small
 
 
-def enlarged(request: ImageRequest) -> Image.Image:
-    """Return the uploaded image at the size of the request, by Lanczos's filter."""
+def enlarged(request: ImageRequest, large: bytes | None = None) -> Image.Image:
+    """Return the uploaded image at the size of the request, by Lanczos's filter.
+
+    `large`: the same image from an upscaler, which may have another factor.
+    """
     from PIL import Image
 
-    return original(request).resize((request.width, request.height), Image.Resampling.LANCZOS)
+    if large is None:
+        image = original(request)
+    else:
+        with Image.open(io.BytesIO(large), formats=("PNG",)) as read:
+            image = read.convert("RGB")
+    return image.resize((request.width, request.height), Image.Resampling.LANCZOS)
