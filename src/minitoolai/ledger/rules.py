@@ -99,7 +99,7 @@ def _place_hold(state: LedgerState, operation: PlaceHold) -> Result:
     amount = operation.base + units * operation.unit
     budget_left, period = _budget_left(state, operation)
     wanted = amount if budget_left is None else min(amount, budget_left)
-    # What is free needs no credit: an empty purse does not pay for it either.
+    # Free requests need no credit, so an empty purse does not pay for them.
     wallet = _choose_wallet(state, operation, account, wanted) if amount else _balance_of(account)
     available = wallet.left
     if budget_left is not None and budget_left < available:

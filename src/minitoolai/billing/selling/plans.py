@@ -199,8 +199,8 @@ def buy_with_payment(
 def pay_period(connection: Connection, clock: Clock, catalog: Catalog, payment: Payment) -> Purse | Refused | None:
     """Buy the period that a charge of a subscription has paid, in the transaction that credits the charge.
 
-    The price is the one that the customer agreed to, whatever the catalog says now. After any refusal, and if the
-    charge was less than the price, the money stays on the balance.
+    The price is the one that the customer agreed to, even if that of the catalog has changed. After any refusal, and
+    if the charge was less than the price, the money stays on the balance.
     """
     subscription = None
     if payment.subscription_id is not None:

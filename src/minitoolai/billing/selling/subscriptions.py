@@ -89,7 +89,7 @@ class Subscriptions:
             await self.refresh(found)
 
     async def refresh(self, known: Subscription) -> Subscription:
-        """Read a subscription from its provider: credit what it has paid, and follow its state."""
+        """Read a subscription from its provider: credit its paid charges, and follow its state."""
         provider = self._cashier.providers.get(known.provider)
         if known.provider_ref is None or not isinstance(provider, Subscribes):
             return known

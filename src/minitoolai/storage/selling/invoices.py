@@ -168,7 +168,7 @@ WRONG_INVOICES = """
 
 
 def wrong_invoices(connection: Connection, limit: int) -> list[Row]:
-    """Return what is wrong with numbers and totals of invoices: see WRONG_INVOICES."""
+    """Return wrong numbers and totals of invoices: see WRONG_INVOICES."""
     return connection.execute(f"{WRONG_INVOICES} LIMIT {limit}")
 
 

@@ -289,7 +289,7 @@ def _generation_row(hold: PlaceHold) -> tuple[object, ...]:
 
 
 class ExpiredHold(NamedTuple):
-    """A pending hold whose lease has ended, and the generation that it pays for."""
+    """A pending hold with an expired lease, and the generation that it pays for."""
 
     id: int
     account_id: int
