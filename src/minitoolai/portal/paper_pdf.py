@@ -26,6 +26,8 @@ LOGO_HEIGHT, AMOUNTS = 16, 45
 GREY = (90, 95, 105)
 #: The operator's font.
 OWN = "own"
+#: How TrueType and OpenType files begin.
+SIGNATURES = (b"\0\1\0\0", b"true", b"OTTO")
 MISSING = N_(
     "Letters that cannot be printed are shown as “?”. The page of this document on the site shows all of them."
 )
@@ -71,11 +73,19 @@ def _new_document(paper: Paper, lang: str, font: str) -> FPDF:
 def _add_own_font(pdf: Any, font: str) -> None:
     """Add the operator's font for letters that ours lack. Without it, the document is still made."""
     try:
+        _check_signature(font)
         pdf.add_font(OWN, "", font)
     except Exception as error:  # noqa: BLE001 - a damaged font fails anywhere in the font library
         log.error("MINITOOLAI_PDF_FONT: %s cannot be used, so its letters are missing in invoices: %s", font, error)
         return
     pdf.set_fallback_fonts([OWN], exact_match=False)
+
+
+def _check_signature(font: str) -> None:
+    """Raise ValueError for a file that is no font. The font library would leave it open."""
+    with open(font, "rb") as file:
+        if file.read(4) not in SIGNATURES:
+            raise ValueError("it is not a TrueType file")
 
 
 def _printable(pdf: Any, paper: Paper, shop_name: str, lang: str) -> tuple[Paper, str]:
