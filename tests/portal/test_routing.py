@@ -206,7 +206,7 @@ def test_every_page_is_covered_by_the_accessibility_and_timing_tests() -> None:
     # They need a payment or Stripe: tests/portal/test_money_browser.py
     with_payments = {
         "/topup/auto", "/topup/auto/done", "/invoices/{invoice}", "/invoices/statements/{month}",
-        "/admin/invoices/{invoice}",
+        "/admin/invoices/{invoice}", "/plans/subscribed", "/plans/#/statement", "/plans/#/statement.csv",
     }  # fmt: skip
     the_guide_again = {"/api-documentation"}
     like_another = {"/reference/{operation}"}  # one of them is named

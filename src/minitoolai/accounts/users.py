@@ -23,7 +23,8 @@ from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.inference import decode_image_job_request
 from minitoolai.core.models import Device, MailLink, SessionRow, User
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.tables import accounts, purses, second_factors, users
+from minitoolai.storage.selling import purses
+from minitoolai.storage.tables import accounts, second_factors, users
 from minitoolai.storage.tables.users import UNKNOWN_DEVICE
 from minitoolai.storage.writer import Writer
 

@@ -19,11 +19,14 @@ from minitoolai.portal.pages.docs import BUCKET_NAMES
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, page
 from minitoolai.storage.database import Connection
+from minitoolai.storage.selling import purses
 from minitoolai.storage.tables import accounts
 
 PERIODS = (7, 30, 90)
 MAX_REQUESTS = 100
 MAX_BARS = 8
+#: Periods of plans that are named beside requests.
+MAX_PURSES = 200
 KINDS = {"chat": N_("Text"), "image": N_("Images"), "speech": N_("Speech"), "transcription": N_("Transcription")}
 STATES = {
     "queued": N_("queued"),
@@ -97,8 +100,11 @@ async def requests(page: PageRequest) -> Response:
     rows = await archive.recent_requests(page.member.account_id, MAX_REQUESTS + 1, before)
     older = rows[MAX_REQUESTS - 1] if len(rows) > MAX_REQUESTS else None
     names, _ = await _key_names(page)
+    owned = await page.site.database.read_async(purses.purses_of, page.member.account_id, MAX_PURSES)
+    titles = page.site.reports.catalog.plans
     return page.render(
         "usage/requests.html",
+        plans={purse.id: titles[purse.plan].title if purse.plan in titles else purse.plan for purse in owned},
         rows=rows[:MAX_REQUESTS],
         older=older,
         newer=before is not None,
