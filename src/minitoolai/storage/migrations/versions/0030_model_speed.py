@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0036"
+revision = "0030"
 down_revision = "0029"
 
 Int64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
