@@ -29,7 +29,7 @@ from tests.support.server import ServerProcess
 from tests.support.upstream import Upstream
 
 from bench.growth_fill import ACCOUNTS, DAYS, History, fill
-from minitoolai.billing.archive_reader import ArchiveReader
+from minitoolai.billing.archive.reader import ArchiveReader
 from minitoolai.billing.audit_position import AuditPosition, check_books
 from minitoolai.billing.usage import UsageCache
 from minitoolai.core.clock import SystemClock

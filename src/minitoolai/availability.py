@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from minitoolai.billing.archive_reader import ArchiveReader
+from minitoolai.billing.archive.reader import ArchiveReader
 from minitoolai.billing.usage import UsageCache
 from minitoolai.chat.circuit_breaker import BreakerState
 from minitoolai.chat.service import ChatService, accepts_images
@@ -22,8 +22,9 @@ from minitoolai.engines.concurrency import Load
 from minitoolai.images.service import ImageService
 from minitoolai.speech.service import SpeechService
 from minitoolai.storage.database import Database
-from minitoolai.storage.tables import accounts, purses, reports
-from minitoolai.storage.tables.purses import PlanNow
+from minitoolai.storage.selling import purses
+from minitoolai.storage.selling.purses import PlanNow
+from minitoolai.storage.tables import accounts, reports
 from minitoolai.storage.tables.reports import GroupBy
 from minitoolai.transcription.service import TranscriptionService
 

@@ -8,13 +8,13 @@ from minitoolai.accounts.keys import KeyPolicy, KeyVerifier, trusted_proxies
 from minitoolai.accounts.rate_limits import build_limits
 from minitoolai.accounts.shared_limits import SharedBuckets
 from minitoolai.availability import Reports
-from minitoolai.billing.archive_reader import ArchiveReader
-from minitoolai.billing.archiver import ArchiveKeeper, Archiver, ServerAccess
+from minitoolai.billing.archive.archiver import ArchiveKeeper, Archiver, ServerAccess
+from minitoolai.billing.archive.reader import ArchiveReader
 from minitoolai.billing.audit import Auditor, shortfall_limit
 from minitoolai.billing.charging import Charging
 from minitoolai.billing.idempotency import IdempotencyStore
-from minitoolai.billing.plans import PlanKeeper
 from minitoolai.billing.retention import RetentionSweeper, retention_policy
+from minitoolai.billing.selling.plans import PlanKeeper
 from minitoolai.billing.shared import SharedServices
 from minitoolai.chat.catalog_reload import CatalogReload
 from minitoolai.chat.image_inputs import ImageInputs

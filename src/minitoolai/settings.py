@@ -100,6 +100,9 @@ class Settings:
     payment_providers: str = _setting(
         "", "More payment providers, separated by commas: entry points of installed packages."
     )
+    pdf_font: str = _setting(
+        "", "TrueType file with letters that the PDF of an invoice needs beside Latin, Greek and Cyrillic. Empty: none."
+    )
     tries_factor: int = _setting(1, "Multiplier for the number of attempts to sign in, sign up and redeem vouchers.")
     smtp_url: Secret = _setting(
         Secret(""),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from minitoolai.billing import plans
+from minitoolai.billing.selling import plans
 from minitoolai.core.catalog.selling import Plan
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.plans import Windows
-from minitoolai.storage.tables import accounts, purses
+from minitoolai.storage.selling import purses
+from minitoolai.storage.tables import accounts
 from tests.support.ask import check_refusal, get, post
 from tests.support.server import Account, ServerProcess
 from tests.support.waiting import eventually

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from minitoolai.billing import plans
 from minitoolai.billing.audit import Auditor, shortfall_limit
 from minitoolai.billing.charging import Bound, Charging
+from minitoolai.billing.selling import plans
+from minitoolai.core.catalog.loader import parse_catalog
 from minitoolai.core.catalog.selling import Plan
 from minitoolai.core.clock import first_id_at
 from minitoolai.core.errors import SettingsError, StoreError
@@ -25,13 +26,17 @@ from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import LedgerState, Operation, Result, Settle, Settled
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
+from minitoolai.storage.selling.invoices import INVOICES
+from minitoolai.storage.selling.purses import PURSES
 from minitoolai.storage.tables.ledger import INVARIANTS, SHORTFALL_LIMIT, broken_invariants
-from minitoolai.storage.tables.purses import PURSES
 from minitoolai.storage.tables.refunds import REFUNDS
 from tests.support.books import CHAT, LEASE_MS, TemporaryBooks, checkpoint, emptied, hold, new_file, refund, settle
+from tests.support.cli import CATALOG as CATALOG_TEXT
 from tests.support.cli import Cli
 from tests.support.cluster import Cluster
+from tests.support.purchases import new_payment, pay
 
+CATALOG = parse_catalog(CATALOG_TEXT)
 #: What somebody did to the file behind our back → the invariants that must then be named.
 DEEDS: dict[str, tuple[str, set[str]]] = {
     "a balance one nano-dollar too high": (
@@ -147,6 +152,17 @@ DEEDS: dict[str, tuple[str, set[str]]] = {
         "UPDATE holds SET purse_id = NULL WHERE id = 7",
         {"held equals the sum of pending holds"},
     ),
+    "an invoice deleted, and a gap left": ("DELETE FROM invoices WHERE number = 1", {INVOICES}),
+    "a number that was never given": ("UPDATE invoice_series SET last = 3", {INVOICES}),
+    "an invoice numbered twice": ("UPDATE invoices SET number = 4 WHERE number = 2", {INVOICES}),
+    "an invoice over more than was paid": ("UPDATE invoices SET total = total + 1 WHERE number = 2", {INVOICES}),
+    "a payment credited higher than the ledger says": ("UPDATE payments SET moved = moved - 1", {INVOICES}),
+    "a payment that the ledger does not know": ("UPDATE payments SET version = 9", {INVOICES}),
+    "a payment without an invoice": (
+        "UPDATE payments SET created_ms = created_ms + 1 WHERE paid = 7000000000;"
+        "DELETE FROM invoices WHERE number = 2; UPDATE invoice_series SET last = 1",
+        {INVOICES},
+    ),
     "a shortfall forgotten": (
         "UPDATE holds SET shortfall = 0 WHERE id = 3",
         {"cost of usage equals usage transfers and shortfall"},
@@ -156,12 +172,14 @@ DEEDS: dict[str, tuple[str, set[str]]] = {
 
 def damage(books: TemporaryBooks, deed: str) -> None:
     """Write a valid ledger, then violate it with the constraints removed."""
-    a, b = books.account(1000), books.account(1000)
+    a, b, payer = books.account(1000), books.account(1000), books.account()
     books.apply(hold(1, a, 400), hold(2, a, 60), hold(3, b, 60), settle(2, a, 50), settle(3, b, 70))
     books.apply(hold(4, b, 60), settle(4, b, 50), refund(4, b, 20))
     with books.connection.transaction():
         plan = Plan("pro", "Pro", 100, 150, "month", Windows(five_hours=100, week=120))
         plans.buy(books.connection, books.clock, b, plan, expected_price=100, reference="plan:1")
+    for cents in (500, 700):
+        pay(books, CATALOG, new_payment(books, payer, cents), cents)
     books.apply(hold(6, b, 60), hold(7, b, 5), settle(6, b, 50))
     assert books.broken() == {}
     if books.database.name == "sqlite":
@@ -197,7 +215,7 @@ def lawless(cluster: Cluster, postgres_url: str) -> Iterator[TemporaryBooks]:
 
 
 def test_every_invariant_has_a_case_that_violates_it() -> None:
-    assert len(INVARIANTS) == 13
+    assert len(INVARIANTS) == 14
     assert set().union(*(named for _, named in DEEDS.values())) == set(INVARIANTS)
 
 

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from minitoolai.billing import plans
 from minitoolai.billing.charging import Bound, Charging, Reservation
-from minitoolai.billing.coupons import create_coupon, redeem_coupon
+from minitoolai.billing.selling import plans
+from minitoolai.billing.selling.coupons import create_coupon, redeem_coupon
 from minitoolai.core.catalog.selling import Plan
 from minitoolai.core.errors import BudgetExceeded, InsufficientBalance
 from minitoolai.core.models import Caller, KeyRules, Outcome
 from minitoolai.core.plans import Windows
-from minitoolai.storage.tables import ledger, purses
-from minitoolai.storage.tables.coupons import Coupon
+from minitoolai.storage.selling import purses
+from minitoolai.storage.selling.coupons import Coupon
+from minitoolai.storage.tables import ledger
 from minitoolai.storage.writer import Writer
 from tests.support.books import CHAT, NOON_MS, TemporaryBooks
 

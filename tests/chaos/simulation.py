@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from minitoolai.billing import plans
 from minitoolai.billing.audit import SWEEP_EVERY_S, Auditor
 from minitoolai.billing.charging import LEASE_MS, Bound, Charging, Reservation, wait_until_durable
+from minitoolai.billing.selling import plans
 from minitoolai.core.catalog.selling import Plan
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, ServiceError, StoreError
 from minitoolai.core.models import Caller, GenerationState, Outcome
@@ -31,10 +31,11 @@ from minitoolai.core.plans import Windows
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Recover, Refund
 from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.selling import purses
+from minitoolai.storage.selling.purses import Purse
 from minitoolai.storage.sqlite import SqliteConnection
-from minitoolai.storage.tables import ledger, purses
+from minitoolai.storage.tables import ledger
 from minitoolai.storage.tables.ledger import broken_invariants
-from minitoolai.storage.tables.purses import Purse
 from minitoolai.storage.writer import Writer
 from tests.support.books import CHAT, credit
 from tests.support.ledger_run import books_in_memory, open_accounts
@@ -364,7 +365,9 @@ class Simulation:
             future = charging._writer.submit(refund)
             assert future is not None
             try:
-                await asyncio.wait_for(future, 20)
+                # Not `wait_for`, which on Python 3.11 forgets a cancellation that arrives together with the result.
+                async with asyncio.timeout(20):
+                    await future
             except (StoreError, TimeoutError) as error:
                 self.note("late", held.hold_id, type(error).__name__)
                 return
@@ -424,7 +427,10 @@ def run_simulation(
                 disk.execute(f"DELETE FROM {table}")
             with closing(VirtualLoop()) as loop:
                 one = kind(seed, disk, loop, is_shared=is_shared, decide=decide)
-                loop.run_until_complete(one.run())
+                try:
+                    loop.run_until_complete(one.run())
+                except AssertionError as error:
+                    raise AssertionError(f"seed {seed}: {error}") from error
             traces.update(one.trace.digest())
             tally.seeds += 1
             tally.acknowledged += sum(what != "refused" for what, _ in one.told.values())

@@ -35,6 +35,12 @@ def test_the_same_seed_is_the_same_story_and_another_seed_another() -> None:
     assert first.trace != other.trace
 
 
+def test_a_crash_in_the_moment_of_an_answer_ends_every_customer_of_the_process() -> None:
+    """Seed 1733 dies while a refund is confirmed: its customer must not ask the dead process for another hold."""
+    tally = run_simulation(range(1733, 1734), is_shared=True)
+    assert (tally.seeds, tally.violations) == (1, [])
+
+
 class Hasty(Simulation):
     """Tells its caller before the charge is written."""
 

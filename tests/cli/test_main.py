@@ -46,7 +46,7 @@ def test_an_account_goes_from_creation_to_the_revocation_of_its_key(cli: Cli) ->
     assert cli.ok("key", "revoke", key) == f"revoked {match[1]}\n"
     assert cli.ok("key", "list", ANN) == f"{match[1]}  revoked  laptop\n"
     assert cli.within("key", "revoke", match[1]).status == 1
-    assert cli.ok("audit") == "14 invariants hold\n"
+    assert cli.ok("audit") == "15 invariants hold\n"
 
 
 def test_key_create_prints_only_the_key_on_standard_output(ann: Cli) -> None:
@@ -162,13 +162,13 @@ def test_an_empty_database_is_reported_and_can_be_migrated(cli: Cli) -> None:
     cli.database.touch()
     assert "run minitoolai migrate" in cli("audit").err
     cli.ok_within("migrate")
-    assert cli.ok_within("audit") == "14 invariants hold\n"
+    assert cli.ok_within("audit") == "15 invariants hold\n"
 
 
 def test_migrate_prints_both_revisions_and_can_be_repeated(cli: Cli) -> None:
     assert re.fullmatch(r"migrated from nothing to \d+\n", cli.ok_within("migrate"))
     assert re.fullmatch(r"already at \d+\n", cli.ok_within("migrate"))
-    assert cli.ok_within("audit") == "14 invariants hold\n"
+    assert cli.ok_within("audit") == "15 invariants hold\n"
 
 
 def test_models_lists_each_model_with_its_engine_or_the_reason_for_none(cli: Cli) -> None:
@@ -351,7 +351,7 @@ def test_concurrent_commands_lose_nothing(cli: Cli) -> None:
         done = list(pool.map(lambda _: cli("credit", "grant", ANN, "1.00"), range(6)))
     assert [said.status for said in done] == [0] * 6
     assert cli.ok_within("balance", ANN).startswith("balance $6.00 ")
-    assert cli.ok_within("audit") == "14 invariants hold\n"
+    assert cli.ok_within("audit") == "15 invariants hold\n"
 
 
 def test_help_imports_nothing_heavy_and_prints_within_1_5_s(ann: Cli) -> None:
@@ -379,7 +379,7 @@ def test_every_command_works_on_postgres(cli: Cli, cluster: Cluster) -> None:
     assert there.ok_within("key", "revoke", key) == f"revoked {key.split('-')[2]}\n"
     assert there.within("credit", "grant", ANN, "1.00", "--reference", "x").out == "balance $6.00\n"
     assert "nothing changed" in there.ok_within("credit", "grant", ANN, "1.00", "--reference", "x")
-    assert there.ok_within("audit") == "14 invariants hold\n"
+    assert there.ok_within("audit") == "15 invariants hold\n"
     assert re.search(r"ok     database: 127\.0\.0\.1:\d+/books\d+, all invariants hold", there("doctor").out)
     assert not cli.database.exists()
 

@@ -43,7 +43,7 @@ def test_plans_are_listed_started_shown_and_cancelled(cli: Cli) -> None:
     assert cli.ok_within("plan", "cancel", ANN) == started.replace("renewed from the balance", "not renewed")
     assert "no plan 'max2'; the nearest is max" in cli.within("plan", "start", ANN, "max2").err
     assert "closed in the catalog" in cli.within("plan", "start", ANN, "old").err
-    assert cli.ok_within("audit") == "14 invariants hold\n"
+    assert cli.ok_within("audit") == "15 invariants hold\n"
 
 
 def test_an_account_without_a_plan_has_none_to_cancel(cli: Cli) -> None:

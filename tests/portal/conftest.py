@@ -12,6 +12,7 @@ from tests.support.browse import Visitor, new_user
 from tests.support.catalogs import SELLING as _SELLING
 from tests.support.cli import CATALOG
 from tests.support.server import ServerProcess
+from tests.support.stripe import Stripe
 
 _numbers = itertools.count(1)
 
@@ -27,6 +28,13 @@ def portal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPr
         tmp_path_factory.mktemp("portal"), catalog=CATALOG + SELLING, env={"MINITOOLAI_TRIES_FACTOR": "1000"}
     ) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def stripe() -> Iterator[Stripe]:
+    """A stand-in of Stripe, for all tests of a module."""
+    with Stripe() as stripe:
+        yield stripe
 
 
 @pytest.fixture

@@ -207,7 +207,7 @@ def test_every_page_is_covered_by_the_accessibility_and_timing_tests() -> None:
     # They need a payment or Stripe: tests/portal/test_money_browser.py
     with_payments = {
         "/topup/auto", "/topup/auto/done", "/invoices/{invoice}", "/invoices/statements/{month}",
-        "/admin/invoices/{invoice}",
+        "/admin/invoices/{invoice}", "/plans/subscribed", "/plans/#/statement", "/plans/#/statement.csv",
     }  # fmt: skip
     # They need a budget or an invitation: tests/portal/test_team_browser.py
     of_teams = {"/team/budgets/{budget}", "/invitation"}

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from minitoolai.billing import plans
+from minitoolai.billing.selling import plans
 from minitoolai.core.catalog.selling import Plan
 from minitoolai.core.clock import MS_PER_DAY, first_id_at
 from minitoolai.core.models import (
@@ -42,11 +42,11 @@ from minitoolai.storage.archive.files import PartEntry, Sums, encode_line, line_
 from minitoolai.storage.database import Connection, PriceParts, Row, SelectByIds
 from minitoolai.storage.insight import requests as request_log
 from minitoolai.storage.insight import traffic
-from minitoolai.storage.selling import auto_topups, invoices, notices
+from minitoolai.storage.selling import auto_topups, coupons, invoices, notices, purses, subscriptions
+from minitoolai.storage.selling.purses import Purse
 from minitoolai.storage.tables import (
     accounts,
     audit,
-    coupons,
     idempotency,
     identities,
     job_inputs,
@@ -57,7 +57,6 @@ from minitoolai.storage.tables import (
     outbox,
     payments,
     personal_data,
-    purses,
     refunds,
     reports,
     responses,
@@ -69,7 +68,6 @@ from minitoolai.storage.tables import (
 )
 from minitoolai.storage.tables.identities import IdentityRow
 from minitoolai.storage.tables.members import MemberAction, TeamBudget
-from minitoolai.storage.tables.purses import Purse
 from tests.support.books import DONE, NOON_MS, TemporaryBooks, credit, hold, refund, settle
 from tests.support.history import seed_history
 from tests.support.old_days import no_file
@@ -103,6 +101,7 @@ MODULES = (
     auto_topups,
     invoices,
     notices,
+    subscriptions,
 )
 #: Tables with few rows: one for each worker that is alive, and one for each day. `turns` is one conversation.
 SMALL = {"workers", "worker_steps", "free", "archived_days", "turns"}
@@ -110,7 +109,7 @@ SMALL = {"workers", "worker_steps", "free", "archived_days", "turns"}
 IN_PROGRESS = {
     "ix_holds_pending", "ix_generations_queue", "ix_generations_queued", "ix_generations_drawn", "ix_outbox_due",
     "ix_auto_topups_running", "ix_notices_mail_due", "ix_payments_open", "ix_payments_owing",
-    "pk_archived_days", "ix_responses_open", "pk_workers",
+    "pk_archived_days", "ix_responses_open", "pk_workers", "ix_subscriptions_running",
 }  # fmt: skip
 #: Function → why it may scan.
 MAY_SCAN = {
@@ -135,13 +134,12 @@ MAY_SCAN = {
     "refunds.wrong_refunds": "part of the audit; a row for each refund, each made by a person",
     "selling.auto_topups.due": "accounts with an automatic top-up, a row for each customer who wants one",
     "selling.auto_topups.unsent_payments": "the same",
-    "selling.invoices.broken_numbers": "a check of all invoices, by tests and the operator",
-    "selling.invoices.wrong_totals": "the same",
+    "selling.invoices.wrong_invoices": "part of the audit; a row for each payment and each invoice",
     "selling.notices.crossings": "accounts that want notices, a row for each customer who does",
     "selling.notices.keys_with_budgets": "keys of those accounts, twice a minute, page by page",
-    "purses.wrong_purses": "part of the audit; a row for each plan that is not closed, and one look at each purse",
-    "purses.purse_owners": "every purse, for the audit of closed days",
-    "purses.insert": "the highest number of an account",
+    "selling.purses.wrong_purses": "part of the audit; a row for each open plan, and one look at each purse",
+    "selling.purses.purse_owners": "every purse, for the audit of closed days",
+    "selling.purses.insert": "the highest number of an account",
     "accounts.accounts_by_group": "a command",
     "payments.total_credited": "before a credit of $10,000 or more, and only the rows of credits",
     "marks.generations_at": "the check of a file for marks, limited by address; one look into an index per account",
@@ -155,7 +153,8 @@ NO_QUERIES = {
     "ledger._update_accounts", "ledger._write_generations", "ledger._write_holds",
     "ledger.save", "ledger.save_budgets", "ledger.load", "ledger.load_budgets", "jobs.save", "jobs.save_requeued",
     "jobs.load_queues", "idempotency.save", "usage_days.save", "responses._add_bytes", "responses._delete_rows",
-    "responses._set_response", "refunds.load", "refunds.save", "purses.load", "purses.save",
+    "responses._set_response", "refunds.load", "refunds.save",
+    "selling.purses.load", "selling.purses.save", "selling.purses.remember", "selling.purses._load_windows",
 }  # fmt: skip
 
 
@@ -256,7 +255,12 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(purses.close, replace(purse, id=account + 1)).add(purses.used_windows, account + 1).add(
         purses.window_room, purse, now
     )
-    c.add(purses.plan_now, account, now)
+    c.add(purses.spent_of, account).add(reports.paid_by_plans, account, day, now)
+    c.add(purses.plan_now, account, now).add(purses.unannounced, now, now + MS_PER_DAY, 5)
+    one = subscriptions.Subscription(9, account, "stripe", "sub_2", "pro", 5, "new", now, now)
+    c.add(subscriptions.insert, one).add(subscriptions.find, 9).add(subscriptions.by_ref, "sub_1")
+    c.add(subscriptions.newest, account).add(subscriptions.set_ref, 9, "sub_3", now)
+    c.add(subscriptions.set_state, 9, "active", now).add(subscriptions.running, 0, 5)
     c.add(purses.purse_owners).add(purses.wrong_purses, 5).add(purses.remember_end, account)
     plan_hold = hold(77, account, 5, now_ms=now)
     c.add(
@@ -383,7 +387,7 @@ def _add_selling(c: Calls, account: int, payment: Payment) -> None:
     c.add(invoices.invoices_of_payment, 77).add(invoices.invoices_of_account, account, 5)
     c.add(invoices.invoices_between, (0, "", 0), now, 5).add(invoices.latest_invoices, 5)
     c.add(invoices.find_buyer, account).add(invoices.save_buyer, account, invoices.Buyer("n"), now)
-    c.add(invoices.broken_numbers).add(invoices.wrong_totals, 5)
+    c.add(invoices.wrong_invoices, 5)
     c.add(invoices.credits_by_kind, account, now).add(invoices.usage_by_model, account, now // MS_PER_DAY)
     notice = notices.Notice(78, account, "balance.low", "2", "{}", now)
     c.add(notices.find_settings, account).add(notices.save_settings, notices.NoticeSettings(account))

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from minitoolai.billing.archive_reader import ArchiveReader
+from minitoolai.billing.archive.reader import ArchiveReader
 from minitoolai.core.models import Balance, Budget, IdempotencyClaim, NewGeneration, Outcome, ServingModel
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import (

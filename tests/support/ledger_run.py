@@ -8,8 +8,9 @@ from pathlib import Path
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import BuyPlan, Operation
 from minitoolai.storage.database import Connection
+from minitoolai.storage.selling import purses
 from minitoolai.storage.sqlite import SqliteConnection
-from minitoolai.storage.tables import jobs, ledger, purses
+from minitoolai.storage.tables import jobs, ledger
 from tests.support.books import NOON_MS, _template
 from tests.support.ledger_model import Customers, Model
 

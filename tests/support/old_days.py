@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minitoolai.billing import plans
-from minitoolai.billing.archive_reader import ArchiveReader
-from minitoolai.billing.archiver import Archiver
+from minitoolai.billing.archive.archiver import Archiver
+from minitoolai.billing.archive.reader import ArchiveReader
+from minitoolai.billing.selling import plans
 from minitoolai.billing.usage import UsageCache
 from minitoolai.core.catalog.prices import Prices
 from minitoolai.core.catalog.selling import Plan
@@ -24,7 +24,8 @@ from minitoolai.ledger.types import Credit, PlaceHold, Reverse, Settle
 from minitoolai.portal.pages.account import statement_line
 from minitoolai.storage.database import Connection
 from minitoolai.storage.object_store import LocalObjectStore, ObjectStore
-from minitoolai.storage.tables import accounts, purses
+from minitoolai.storage.selling import purses
+from minitoolai.storage.tables import accounts
 from minitoolai.storage.tables.personal_data import read_personal_data
 from minitoolai.storage.tables.reports import StatementPlace, find_generation
 from tests.support.books import NOON_MS, TemporaryBooks
@@ -160,6 +161,14 @@ async def _everything_of(books: TemporaryBooks, folder: Path, account: int) -> d
     return {
         "balance": books.money(account),
         "statement": csv_lines(map(statement_line, statement)),
+        "plans": [
+            await reader.purse_statement(purse, None, 10**6)
+            for purse in await reader._database.read_async(purses.purses_of, account, 99)
+        ],
+        "paid by plans": [
+            await reader.paid_by_plans(account, (FIRST + day) * MS_PER_DAY, (FIRST + day + 3) * MS_PER_DAY)
+            for day in range(0, 12, 3)
+        ],
         "pages": [row async for row in _pages(reader, account)],
         "requests": listed,
         "generations": [await _generation(books, reader, account, row.id) for row in listed],

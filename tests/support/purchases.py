@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import count
 
-from minitoolai.billing import invoices as issuing
 from minitoolai.billing.payments import transfer_difference
+from minitoolai.billing.selling import invoices as issuing
 from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.clock import Clock
 from minitoolai.core.models import Payment

@@ -106,8 +106,6 @@ def storm(
     issued = server.read(lambda c: invoices.invoices_of_account(c, account_id, 99))
     if sorted(row.signed for row in issued) != [n * DOLLAR for n in sorted(paid)]:
         tally.violations.append(f"invoiced: {[(row.name, row.signed) for row in issued]}")
-    tally.violations += [f"numbers: {row}" for row in server.read(invoices.broken_numbers)]
-    tally.violations += [f"totals: {row}" for row in server.read(lambda c: invoices.wrong_totals(c, 9))]
     tally.violations += [f"{name}: {found}" for name, found in server.read(broken_invariants).items()]
 
 

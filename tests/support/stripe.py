@@ -32,11 +32,15 @@ class Stripe:
         self.charges: dict[str, dict[str, Any]] = {}
         self.disputes: list[dict[str, Any]] = []
         self.refunds: list[dict[str, Any]] = []
+        self.subscriptions: dict[str, dict[str, Any]] = {}
+        self.invoices: dict[str, dict[str, Any]] = {}
         #: Events that the API lists, newest first. `event` adds each that it makes.
         self.events: list[dict[str, Any]] = []
         #: Off-session charges fail with this state: `declined` at once, `processing` until `settle_charge`.
         self.charges_are = "succeeded"
         self.calls: list[tuple[str, str, dict[str, str]]] = []
+        #: Customers who open a checkout page pay by a method that takes days.
+        self.is_slow = False
         self.is_away = False
         self._answered: dict[str, dict[str, Any]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
@@ -56,6 +60,9 @@ class Stripe:
     def pay(self, session_id: str, *, confirmed: bool = True, currency: str = "usd") -> None:
         """Pay the session. With `confirmed=False`, by a method that takes days."""
         session = self.sessions[session_id]
+        if session.get("mode") == "subscription":
+            self._subscribe(session)
+            return
         number = next(_numbers)
         charge = {
             "id": f"ch_{number}", "object": "charge", "amount": session["amount_total"], "amount_refunded": 0,
@@ -70,6 +77,52 @@ class Stripe:
         self.intents[intent["id"]] = intent | {"latest_charge": charge["id"] if confirmed else None}
         session.update(status="complete", payment_status="paid" if confirmed else "unpaid", payment_intent=intent["id"])
         session.update(currency=currency)
+
+    def _subscribe(self, session: dict[str, Any]) -> None:
+        number = next(_numbers)
+        subscription = {
+            "id": f"sub_{number}", "object": "subscription", "status": "active", "cancel_at_period_end": False,
+            "cancel_at": None, "metadata": session["_subscription_metadata"], "_cents": session["amount_total"],
+        }  # fmt: skip
+        self.subscriptions[subscription["id"]] = subscription
+        session.update(status="complete", payment_status="paid", subscription=subscription["id"])
+        self.renew(subscription["id"])
+
+    def renew(
+        self, subscription_id: str, *, succeeds: bool = True, cents: int | None = None, currency: str = "usd"
+    ) -> dict[str, Any]:
+        """Charge the next period of a subscription, and return its invoice."""
+        subscription, number = self.subscriptions[subscription_id], next(_numbers)
+        details = {"subscription": subscription_id, "metadata": subscription["metadata"]}
+        invoice = {
+            "id": f"in_{number}", "object": "invoice", "status": "open", "attempted": True, "amount_paid": 0,
+            "amount_due": subscription["_cents"] if cents is None else cents, "currency": currency, "created": number,
+            "parent": {"type": "subscription_details", "subscription_details": details},
+            "payments": {"object": "list", "data": [], "has_more": False, "url": "/v1/invoice_payments"},
+        }  # fmt: skip
+        self.invoices[invoice["id"]] = invoice
+        subscription["status"] = "active" if succeeds else "past_due"
+        if succeeds:
+            self.collect(invoice["id"])
+        return invoice
+
+    def collect(self, invoice_id: str) -> dict[str, Any]:
+        """Let the charge of an invoice succeed, at once or at a later try."""
+        invoice, number = self.invoices[invoice_id], next(_numbers)
+        self.charges[f"ch_{number}"] = {
+            "id": f"ch_{number}", "object": "charge", "amount": invoice["amount_due"], "amount_refunded": 0,
+            "disputed": False, "refunded": False, "payment_intent": f"pi_{number}", "metadata": {},
+        }  # fmt: skip
+        self.intents[f"pi_{number}"] = {
+            "id": f"pi_{number}", "object": "payment_intent", "metadata": {}, "status": "succeeded",
+            "latest_charge": f"ch_{number}",
+        }  # fmt: skip
+        paid = {"id": f"inpay_{number}", "object": "invoice_payment", "status": "paid"}
+        paid["payment"] = {"type": "payment_intent", "payment_intent": f"pi_{number}"}
+        invoice["payments"]["data"].append(paid)
+        invoice.update(status="paid", amount_paid=invoice["amount_due"])
+        self.subscriptions[invoice["parent"]["subscription_details"]["subscription"]]["status"] = "active"
+        return invoice
 
     def confirm(self, session_id: str) -> None:
         """Let the money of a slow payment method arrive."""
@@ -141,6 +194,16 @@ class Stripe:
         if (method, path) == ("POST", "/v1/payment_intents"):
             return self._charge(form, headers.get("idempotency-key", ""))
         kind, _, name = path.removeprefix("/v1/").rpartition("/")
+        if kind == "subscriptions" and name in self.subscriptions:
+            if method == "POST":
+                self.subscriptions[name]["cancel_at_period_end"] = form["cancel_at_period_end"] == "true"
+            return 200, {key: value for key, value in self.subscriptions[name].items() if not key.startswith("_")}
+        if method == "GET" and kind == "invoices" and name in self.invoices:
+            return 200, self.invoices[name]
+        if (method, path) == ("GET", "/v1/invoices"):
+            wanted = form["subscription"]
+            mine = [i for i in self.invoices.values() if _subscription_of(i) == wanted]
+            return 200, {"object": "list", "data": mine[::-1], "has_more": False, "url": "/v1/invoices"}
         if method == "GET" and kind == "checkout/sessions" and name in self.sessions:
             return 200, self._expanded(self.sessions[name], form)
         if method == "GET" and kind == "payment_intents" and name in self.intents:
@@ -171,7 +234,11 @@ class Stripe:
             "client_reference_id": form.get("client_reference_id"), "metadata": _bracketed(form, "metadata"),
             "success_url": form["success_url"], "cancel_url": form["cancel_url"],
             "_intent_metadata": _bracketed(form, "payment_intent_data[metadata]"),
+            "_subscription_metadata": _bracketed(form, "subscription_data[metadata]"), "mode": form["mode"],
+            "subscription": None,
         }  # fmt: skip
+        if form["mode"] == "subscription":
+            assert form["line_items[0][price_data][recurring][interval]"] in ("week", "month", "year")
         self.sessions[name] = session
         return session
 
@@ -244,6 +311,10 @@ def _bracketed(form: dict[str, str], name: str) -> dict[str, str]:
     return {key[len(name) + 1 : -1]: value for key, value in form.items() if key.startswith(name + "[")}
 
 
+def _subscription_of(invoice: dict[str, Any]) -> str:
+    return str(invoice["parent"]["subscription_details"]["subscription"])
+
+
 def _error(words: str) -> dict[str, Any]:
     return {"error": {"message": words, "type": "invalid_request_error"}}
 
@@ -266,7 +337,7 @@ def _handler(stripe: Stripe) -> type[BaseHTTPRequestHandler]:
         def _pay(self, name: str) -> None:
             """Pay, and send the customer back to the shop."""
             if stripe.sessions[name]["payment_status"] == "unpaid":
-                stripe.pay(name)
+                stripe.pay(name, confirmed=not stripe.is_slow)
             elif stripe.sessions[name].get("mode") == "setup":
                 stripe.save_card(name)
             self.send_response(303)

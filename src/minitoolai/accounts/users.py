@@ -24,7 +24,8 @@ from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import decode_image_job_request
 from minitoolai.core.models import Device, MailLink, SessionRow, User
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.tables import accounts, members, purses, second_factors, users
+from minitoolai.storage.selling import purses
+from minitoolai.storage.tables import accounts, members, second_factors, users
 from minitoolai.storage.tables.users import UNKNOWN_DEVICE
 from minitoolai.storage.writer import Writer
 

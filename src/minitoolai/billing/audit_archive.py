@@ -14,10 +14,10 @@ from minitoolai.storage.archive import rows
 from minitoolai.storage.archive.files import ArchivedRow, Part, part_path
 from minitoolai.storage.archive.rows import ArchivedDay
 from minitoolai.storage.database import Database, Row
+from minitoolai.storage.selling.purses import purse_owners
 from minitoolai.storage.tables import audit
 from minitoolai.storage.tables.audit import ClosedDay, Findings
 from minitoolai.storage.tables.ledger import USAGE_DAYS
-from minitoolai.storage.tables.purses import purse_owners
 from minitoolai.storage.tables.refunds import charges_of_day
 
 #: Returns the content of a file in the object store. Raises StoreError.

@@ -5,7 +5,7 @@ invariants, and `usage_days` equals them. From then on nothing changes it: a gen
 settled, and a new one belongs to the day on which it begins. The hash of a day covers every such column of its
 generations, holds and transfers, its credits and reversals, its sums, and the hash of the day before. So a row that is
 changed later differs from its own day's hash, and a hash that is changed differs from that of the next day. A closed
-day can be archived (billing/archiver.py): its hash is then compared with the files (billing/audit_archive.py).
+day can be archived (billing/archive/archiver.py): its hash is then compared with the files (billing/audit_archive.py).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from minitoolai.core.models import split_budget_ids
 from minitoolai.ledger.types import FIRST_CUSTOMER
 from minitoolai.storage.archive.rows import archived_days, openings, rows_left
 from minitoolai.storage.database import Connection, Row
+from minitoolai.storage.selling.purses import purse_budget, purse_owners
 from minitoolai.storage.tables import audit
 from minitoolai.storage.tables.audit import COLUMNS, FAR_DAY, BucketKey, CellKey, CellSums, ClosedDay, DaySums, Findings
 from minitoolai.storage.tables.ledger import USAGE_DAYS
-from minitoolai.storage.tables.purses import purse_budget, purse_owners
 from minitoolai.storage.tables.refunds import REFUNDS, charges_of_day
 from minitoolai.storage.tables.reports import oldest_pending_ms
 

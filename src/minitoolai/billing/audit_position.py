@@ -14,6 +14,8 @@ from typing import TypeVar
 from minitoolai.core.clock import MS_PER_DAY, first_id_at
 from minitoolai.ledger.types import FUNDING, REVENUE
 from minitoolai.storage.database import Connection, Row
+from minitoolai.storage.selling.invoices import INVOICES, wrong_invoices
+from minitoolai.storage.selling.purses import PURSES, purse_of_budget, purse_owners, wrong_purses
 from minitoolai.storage.tables import audit
 from minitoolai.storage.tables.audit import FAR_DAY, CellKey, CellSums, Findings, Flows
 from minitoolai.storage.tables.ledger import (
@@ -27,7 +29,6 @@ from minitoolai.storage.tables.ledger import (
     SUM_ZERO,
     USAGE_DAYS,
 )
-from minitoolai.storage.tables.purses import PURSES, purse_of_budget, purse_owners, wrong_purses
 from minitoolai.storage.tables.refunds import REFUNDS, wrong_refunds
 
 K = TypeVar("K", int, str)
@@ -157,6 +158,7 @@ class AuditPosition:
             ],
             REFUNDS: wrong_refunds(connection, audit.ROWS_EACH),
             PURSES: wrong_purses(connection, audit.ROWS_EACH),
+            INVOICES: wrong_invoices(connection, audit.ROWS_EACH),
             USAGE_DAYS: [(*key, table.get(key), cells.get(key)) for key in sorted(wrong)],
         }
         return {name: rows[: audit.ROWS_EACH] for name, rows in found.items() if rows}

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import msgspec
 
-from minitoolai.billing import invoices
-from minitoolai.billing.notices import announce
 from minitoolai.billing.payments import transfer_difference
 from minitoolai.billing.providers.protocol import NANO_PER_CENT, Incoming, Order, PaymentStatus, Provider, Report
+from minitoolai.billing.selling import invoices
+from minitoolai.billing.selling.notices import announce
+from minitoolai.billing.selling.plans import pay_period
 from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import InvalidRequest, NotFound, Overloaded, ServiceError, StoreError
@@ -60,6 +62,8 @@ class Cashier:
         self._catalog = catalog
         self.providers = providers
         self._locks: dict[int, asyncio.Lock] = {}
+        #: Handles notifications about subscriptions.
+        self.on_subscription: Callable[[str, Report], Awaitable[None]] | None = None
 
     # ── begin and return ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -113,6 +117,8 @@ class Cashier:
     async def _handle(self, provider: Provider, report: Report) -> None:
         if report.event_id is not None and await self._database.read_async(payments.event_was_handled, report.event_id):
             return
+        if report.subscription is not None and self.on_subscription is not None:
+            await self.on_subscription(provider.name, report)
         payment = await self._find(provider, report)
         if payment is not None:
             _check_amount(payment, report)
@@ -231,6 +237,8 @@ class Cashier:
         payments.update_payment(connection, seen)
         moved = transfer_difference(connection, self._clock, seen)
         invoices.issue(connection, self._clock, self._catalog, moved)
+        if moved.subscription_id is not None and moved.state == "paid" and now.state != "paid":
+            pay_period(connection, self._clock, self._catalog, moved)
         self._conclude(connection, now, moved)
         return moved
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from minitoolai.billing.archive_reader import ArchiveReader
+from minitoolai.billing.archive.reader import ArchiveReader
 from minitoolai.core.catalog.prices import APART
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import ReportTooLarge

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from minitoolai import __version__
-from minitoolai.cli import accounts, catalog, database, draw, fetch, keys, mark, models, plans, serve
+from minitoolai.cli import accounts, catalog, database, draw, fetch, invoices, keys, mark, models, plans, serve
 from minitoolai.cli.operations import archive, audit, backup, doctor, secrets
 from minitoolai.core.errors import CatalogError, ServiceError, SettingsError, StoreError
 from minitoolai.engines.fetching import FetchError
@@ -37,6 +37,7 @@ COMMANDS = (
     accounts.add_voucher,
     plans.add_plan,
     plans.add_coupon,
+    invoices.add_invoice,
     draw.add_draw,
     mark.add_mark,
     accounts.add_balance,

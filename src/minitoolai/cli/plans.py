@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from functools import partial
 
 from minitoolai.accounts.keys import require_account
-from minitoolai.billing import coupons as selling
-from minitoolai.billing import plans
-from minitoolai.billing.plans import Refused
+from minitoolai.billing.selling import coupons as selling
+from minitoolai.billing.selling import plans
+from minitoolai.billing.selling.plans import Refused
 from minitoolai.cli.common import (
     CLOCK,
     Commands,
@@ -29,9 +29,9 @@ from minitoolai.core.money import short_dollars
 from minitoolai.paths import catalog_path
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Connection
-from minitoolai.storage.tables import coupons, purses
-from minitoolai.storage.tables.coupons import Coupon
-from minitoolai.storage.tables.purses import Purse
+from minitoolai.storage.selling import coupons, purses
+from minitoolai.storage.selling.coupons import Coupon
+from minitoolai.storage.selling.purses import Purse
 
 MAX_USES = 1_000_000
 MAX_DAYS = 36_500
@@ -42,6 +42,7 @@ WHY_NOT = {
     "closed": "the plan is closed in the catalog",
     "price_changed": "its price has changed",
     "owned": "the account has a plan",
+    "subscribed": "a payment provider renews its plan; cancel that first, or the customer would be charged again",
     "renewed": "the next period of its plan is paid already; change it when that has begun",
 }
 

@@ -338,6 +338,8 @@ class RecentRequest(msgspec.Struct, frozen=True):
     engine: str = ""
     #: Part of the cost that was given back.
     refunded: int = 0
+    #: The purse of a plan that paid. None: the balance.
+    purse_id: int | None = None
 
 
 #: What the audit log records.
@@ -562,6 +564,8 @@ class Payment(msgspec.Struct, frozen=True):
     charged: int | None = None
     #: Why it was not credited although the provider reported something.
     problem: Literal["currency", "amount", "failed"] | None = None
+    #: The subscription that it pays a period of.
+    subscription_id: int | None = None
 
     @property
     def owed(self) -> int:

@@ -30,7 +30,8 @@ from minitoolai.images.attempt import JobServices
 from minitoolai.images.lora_tags import check_lora_tags
 from minitoolai.images.moderation import PromptPolicy
 from minitoolai.ledger.types import Settle
-from minitoolai.storage.tables import jobs, purses
+from minitoolai.storage.selling import purses
+from minitoolai.storage.tables import jobs
 
 #: Values of `quality` that every model accepts, as if it was left out.
 _USUAL_QUALITIES = ("auto", "standard")

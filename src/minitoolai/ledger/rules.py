@@ -101,7 +101,7 @@ def _place_hold(state: LedgerState, operation: PlaceHold) -> Result:
     amount = operation.base + units * operation.unit
     budget_left, tightest = _budget_left(state, operation)
     wanted = amount if budget_left is None else min(amount, budget_left)
-    # What is free needs no credit: an empty purse does not pay for it either.
+    # Free requests need no credit, so an empty purse does not pay for them.
     wallet = _choose_wallet(state, operation, account, wanted) if amount else _balance_of(account)
     available = wallet.left
     if budget_left is not None and budget_left < available:
@@ -164,8 +164,9 @@ def _choose_wallet(state: LedgerState, operation: PlaceHold, account: AccountSta
         return _balance_of(account)
     credit = state.accounts[purse_id]
     left, tightest = credit.available, None
-    for name, window, limit in state.purses[purse_id].windows_at(purse_id, operation.now_ms):
-        room = limit - state.windows[name].used
+    for spending, window, limit in state.windows_of(purse_id, operation.now_ms):
+        assert spending is not None, "the windows of an open purse are loaded"
+        room = limit - spending.used
         if room < left:
             left, tightest = room, window
     if left < wanted and left < account.available:
@@ -175,8 +176,8 @@ def _choose_wallet(state: LedgerState, operation: PlaceHold, account: AccountSta
 
 def _open_purse(state: LedgerState, owner_id: int, now_ms: int) -> int | None:
     """Return the purse that pays for this account now."""
-    for purse_id, purse in state.purses.items():
-        if purse.owner_id == owner_id and purse.is_open(now_ms):
+    for purse_id, purse in state.purses_of(owner_id) if state.purses else ():
+        if purse.is_open(now_ms):
             return purse_id
     return None
 
@@ -185,8 +186,7 @@ def _count_in_windows(state: LedgerState, hold: HoldState, placed_ms: int, chang
     """Add to the spending in the windows in which a purse's hold was placed. Windows already deleted are skipped."""
     if hold.purse_id is None:
         return
-    for name, _, _ in state.purses[hold.purse_id].windows_at(hold.purse_id, placed_ms):
-        spending = state.windows.get(name)
+    for spending, _, _ in state.windows_of(hold.purse_id, placed_ms):
         if spending is not None:
             spending.used += change
             spending.dirty = True

@@ -378,12 +378,13 @@ Result = (
 
 
 class AccountState(msgspec.Struct):
-    """Account of a customer. `version` counts its transfers."""
+    """Account of a customer. `version` counts its transfers. `purse_stamp` changes whenever its purses do."""
 
     posted: int
     held: int
     version: int
     dirty: bool = False
+    purse_stamp: int | None = None
 
     @property
     def available(self) -> int:
@@ -406,23 +407,66 @@ class PurseState(msgspec.Struct):
     expired: int = 0
     dirty: bool = False
     #: The last result of `windows_at`, and from when until when it is the same.
-    _windows: list[tuple[str, PlanWindow, int]] = []
+    _windows: list[NamedWindow] = []
     _from_ms: int = 0
     _until_ms: int = 0
+    #: The last result of `LedgerState.windows_of`, for the same time.
+    _counted: list[CountedWindow] | None = None
 
     def is_open(self, now_ms: int) -> bool:
         """Return True if the purse pays for holds that are placed now."""
         return self.begins_ms <= now_ms < self.ends_ms
 
-    def windows_at(self, purse_id: int, now_ms: int) -> list[tuple[str, PlanWindow, int]]:
+    def windows_at(self, purse_id: int, now_ms: int) -> list[NamedWindow]:
         """Return row ID, window and limit of each limited window that contains this time."""
-        if self._from_ms <= now_ms < self._until_ms:
-            return self._windows
-        found = [(window_at(kind, self.begins_ms, now_ms), limit) for kind, limit in self.windows.limits()]
-        self._from_ms = max((window_begin(window, self.begins_ms) for window, _ in found), default=now_ms)
-        self._until_ms = min((window.ends_ms for window, _ in found), default=now_ms + 1)
-        self._windows = [(window_id(purse_id, window), window, limit) for window, limit in found]
+        if not self._from_ms <= now_ms < self._until_ms:
+            self._windows, self._from_ms, self._until_ms = _windows_at(purse_id, self.begins_ms, self.windows, now_ms)
+            self._counted = None
         return self._windows
+
+    def forget_counted(self) -> None:
+        """Look the spending of its windows up again: one of them has been loaded."""
+        self._counted = None
+
+
+#: Row ID, window and limit; and spending (None if it is deleted), window and limit.
+NamedWindow = tuple[str, PlanWindow, int]
+CountedWindow = tuple[Spending | None, PlanWindow, int]
+_Span = tuple[list[NamedWindow], int, int]
+#: The windows of each purse for which they were computed last. They follow from the key and the time alone.
+_spans: dict[tuple[int, int, Windows], _Span] = {}
+MOST_SPANS = 10_000
+
+
+def _windows_at(purse_id: int, begins_ms: int, windows: Windows, now_ms: int) -> _Span:
+    """Return the limited windows of a purse that contain this time, and from when until when they are the same."""
+    key = purse_id, begins_ms, windows
+    span = _spans.get(key)
+    if span is None or not span[1] <= now_ms < span[2]:
+        found = [(window_at(kind, begins_ms, now_ms), limit) for kind, limit in windows.limits()]
+        from_ms = max((window_begin(window, begins_ms) for window, _ in found), default=now_ms)
+        until_ms = min((window.ends_ms for window, _ in found), default=now_ms + 1)
+        span = [(window_id(purse_id, window), window, limit) for window, limit in found], from_ms, until_ms
+        if len(_spans) >= MOST_SPANS:
+            _spans.clear()
+        _spans[key] = span
+    return span
+
+
+class OpenPurses:
+    """The purses of one account that are not closed, as a writer has last written or read them.
+
+    They are true as long as the account has the same stamp. Each writer takes them out while it changes them, so what
+    a rolled-back transaction leaves has a stamp that no row ever had.
+    """
+
+    __slots__ = ("credit", "purses", "stamp", "windows")
+
+    def __init__(self) -> None:
+        self.stamp: int | None = None
+        self.purses: dict[int, PurseState] = {}
+        self.credit: dict[int, AccountState] = {}
+        self.windows: dict[str, Spending] = {}
 
 
 class HoldState(msgspec.Struct):
@@ -523,7 +567,9 @@ class LedgerState:
         "known_references",
         "new_holds",
         "new_refunds",
+        "open_purses",
         "outcomes",
+        "owned",
         "purses",
         "queues",
         "refunds",
@@ -562,6 +608,25 @@ class LedgerState:
         #: Purses of the batch's accounts that are not closed, by ascending beginning, and spending in their windows.
         self.purses: dict[int, PurseState] = {}
         self.windows: dict[str, Spending] = {}
+        #: The same purses by owner. Filled when it is first needed.
+        self.owned: dict[int, list[tuple[int, PurseState]]] = {}
+        #: For storage: the same by owner, to be remembered until the next batch.
+        self.open_purses: dict[int, OpenPurses] = {}
+
+    def purses_of(self, owner_id: int) -> list[tuple[int, PurseState]]:
+        """Return the purses of an account that are not closed, by ascending beginning."""
+        if not self.owned:
+            for purse_id, purse in self.purses.items():
+                self.owned.setdefault(purse.owner_id, []).append((purse_id, purse))
+        return self.owned.get(owner_id, [])
+
+    def windows_of(self, purse_id: int, at_ms: int) -> list[CountedWindow]:
+        """Return spending, window and limit of each limited window of a purse that contains this time."""
+        purse = self.purses[purse_id]
+        named = purse.windows_at(purse_id, at_ms)
+        if purse._counted is None:
+            purse._counted = [(self.windows.get(name), window, limit) for name, window, limit in named]
+        return purse._counted
 
     def work_of(self, hold_id: int) -> Work:
         """Return what a hold was placed for, and the model that serves it as far as this batch knows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -59,10 +60,16 @@ TEXTS = {
            "another payment method here:"),
         "/topup/auto",
     ),
+    "renewal.failed": NoticeText(
+        N_("The payment for your plan failed"),
+        N_("The payment of %(amount)s for your plan “%(plan)s” failed. The plan ends with its period, unless a later "
+           "payment succeeds. Your plans:"),
+        "/plans",
+    ),
     "plan.ending": NoticeText(
         N_("Your plan is ending"),
         N_("Your plan “%(plan)s” ends on %(ends)s. Renew it here:"),
-        "/balance",
+        "/plans",
     ),
 }  # fmt: skip
 
@@ -70,12 +77,17 @@ TEXTS = {
 def compose(notice: Notice, email: str, lang: str, shop: Shop, site: str) -> Letter | None:
     """Return the e-mail for a notice, None for a type that has no text or lacks what the text names."""
     data: dict[str, Any] = msgspec.json.decode(notice.data)
-    kind = "topup.failed" if notice.type == "payment.failed" and data.get("automatic") else notice.type
+    kind = notice.type
+    if kind == "payment.failed" and data.get("automatic"):
+        kind = "renewal.failed" if "plan" in data else "topup.failed"
     text = TEXTS.get(kind)
     if text is None:
         return None
     formats, translate = formatter(lang), translations(lang).gettext
     shown = {name: formats.money(_nano(value)) if name in _AMOUNTS else value for name, value in data.items()}
+    if "ends" in shown:
+        ends = datetime.fromisoformat(str(shown["ends"]))
+        shown["ends"] = f"{formats.moment(int(ends.timestamp() * 1000))} UTC"
     try:
         words = translate(text.words) % shown
     except KeyError as error:

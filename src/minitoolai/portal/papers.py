@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 from babel import Locale
 
-from minitoolai.billing.invoices import read_document
+from minitoolai.billing.selling.invoices import read_document
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.portal.i18n import N_, formatter, translations
 from minitoolai.storage.database import Connection
@@ -88,6 +88,10 @@ KINDS = {
     "refund": N_("Refunded"),
     "reversal": N_("Credit taken back"),
     "usage_refund": N_("Refund of usage"),
+    "coupon": N_("Coupon"),
+    "signup": N_("Credit for signing up"),
+    "plan": N_("Plan"),
+    "plan_refund": N_("Unused part of a plan"),
 }
 
 
@@ -98,10 +102,17 @@ class MonthSums(msgspec.Struct, frozen=True):
     credits: dict[str, int]
     #: Kind, model, requests and cost.
     usage: list[tuple[str, str, int, int]]
+    #: Of that, what plans paid instead of the balance.
+    paid_by_plans: int = 0
 
     @property
     def closing(self) -> int:
-        return self.opening + sum(self.credits.values()) - sum(cost for *_, cost in self.usage)
+        used = sum(cost for *_, cost in self.usage) - self.paid_by_plans
+        return self.opening + sum(self.credits.values()) - used
+
+    def with_plans(self, before: int, within: int) -> MonthSums:
+        """Return the sums with what plans paid before the month and within it, which did not change the balance."""
+        return msgspec.structs.replace(self, opening=self.opening + before, paid_by_plans=within)
 
 
 def month_bounds(month: str) -> tuple[int, int] | None:
@@ -137,6 +148,7 @@ def statement_paper(
         (translate(KINDS[kind]) if kind in KINDS else kind, amount) for kind, amount in sorted(sums.credits.items())
     ]
     used = [(f"{model} × {formats.number(requests)}", -cost) for _kind, model, requests, cost in sums.usage]
+    by_plans = [(_("Usage paid by plans"), sums.paid_by_plans)]
     until_ms = end_ms - MS_PER_DAY
     return Paper(
         title=_("Statement"),
@@ -146,7 +158,7 @@ def statement_paper(
         buyer=buyer,
         lines=(
             (_("Opening balance"), formats.money(sums.opening), True),
-            *((text, formats.money(amount), False) for text, amount in credited + used if amount),
+            *((text, formats.money(amount), False) for text, amount in credited + used + by_plans if amount),
             (_("Closing balance"), formats.money(sums.closing), True),
         ),
         notes=(_("Amounts are exact. Usage counts for the day (UTC) on which a request began."),),

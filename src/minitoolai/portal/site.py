@@ -27,11 +27,12 @@ from minitoolai.accounts.teams import Teams
 from minitoolai.accounts.users import Users
 from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
-from minitoolai.billing.auto_topup import AutoTopups
 from minitoolai.billing.cashier import Cashier
-from minitoolai.billing.coupons import sign_up_credit
-from minitoolai.billing.notices import NoticeWatcher
 from minitoolai.billing.providers.registry import build_providers
+from minitoolai.billing.selling.auto_topup import AutoTopups
+from minitoolai.billing.selling.coupons import sign_up_credit
+from minitoolai.billing.selling.notices import NoticeWatcher
+from minitoolai.billing.selling.subscriptions import Subscriptions
 from minitoolai.billing.traffic import TrafficCounter
 from minitoolai.billing.usage import RevenueCache, UsageCache
 from minitoolai.chat.catalog_reload import CatalogReload
@@ -199,6 +200,7 @@ class Site:
     #: Payments through all configured providers.
     cashier: Cashier
     auto_topups: AutoTopups
+    subscriptions: Subscriptions
     secret_keys: SecretKeys
     #: The address for links in e-mails: the same, or else the one listened on, never one that a request names.
     address: PublicAddress
@@ -223,6 +225,8 @@ class Site:
     is_password_open: bool
     sign_ins: dict[str, ExternalProvider]
     external: ExternalSignIn
+    #: The operator's font for letters that ours lack in PDF documents; "": none.
+    pdf_font: str
 
     @property
     def shop(self) -> Shop:
@@ -246,6 +250,7 @@ class Site:
             if self.cashier.providers:
                 tasks.create_task(self.cashier.poll())
                 tasks.create_task(self.auto_topups.run())
+                tasks.create_task(self.subscriptions.poll())
 
     async def close(self) -> None:
         """Wait for pending e-mails, and stop the threads."""
@@ -393,8 +398,10 @@ def build_site(
         traffic=TrafficCounter(database, writer, clock),
         cashier=cashier,
         auto_topups=AutoTopups(database, writer, clock, catalog, cashier),
+        subscriptions=Subscriptions(database, writer, clock, catalog, cashier),
         mailer=mailer,
         allows_insecure_webhooks=settings.webhook_insecure,
+        pdf_font=settings.pdf_font,
         secret_keys=secret_keys,
         address=address,
         is_signup_open=settings.signup,

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from minitoolai.core.errors import ConnectionLost, Overloaded, QueryTimeout, ReportTooLarge, StoreError
+from minitoolai.ledger.types import OpenPurses
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -106,6 +107,8 @@ class Connection(Protocol):
     price_parts: PriceParts
     #: Suffix of a SELECT that claims work: rows locked by another process are skipped, so no two claim the same row.
     skip_locked: str
+    #: Purses that a writer has written on this connection, by owner: see storage/selling/purses.py.
+    open_purses: dict[int, OpenPurses]
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Run one statement and return its rows, or an empty list."""

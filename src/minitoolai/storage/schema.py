@@ -57,6 +57,9 @@ accounts = Table(
     # The end of its last plan, while it has a purse that is not closed. Read with the balance, so that requests of
     # accounts without a plan need no other look-up.
     Column("purse_until_ms", Int64),
+    # Changes with every write to its purses that are not closed, so that a writer knows whether those that it
+    # remembers are still true (decision 0033).
+    Column("purse_stamp", Int64),
     CheckConstraint("held >= 0", name="held_not_negative"),
     CheckConstraint("is_system = 1 OR posted - held >= 0", name="never_below_zero"),
     CheckConstraint("is_system IN (0, 1)", name="is_system_is_a_flag"),
@@ -654,6 +657,8 @@ payments = Table(
     Column("charged", Int64),
     # Why the payment was not credited although the provider reported something: `currency`, `amount` or `failed`.
     Column("problem", Text),
+    # The subscription that it pays a period of.
+    Column("subscription_id", Int64),
     CheckConstraint("asked > 0", name="asked_positive"),
     CheckConstraint("reversed BETWEEN 0 AND paid", name="reversed_within_paid"),
     CheckConstraint("moved BETWEEN 0 AND paid", name="moved_within_paid"),
@@ -694,6 +699,29 @@ auto_topups = Table(
     sqlite_strict=True,
 )
 
+#: Plans that a payment provider renews: it charges the customer for each period until one of both cancels.
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("provider", Text, nullable=False),
+    # The provider's ID of the subscription, once it is known.
+    Column("provider_ref", Text, unique=True),
+    Column("plan", Text, nullable=False),
+    # What the customer agreed to pay for each period.
+    Column("price", Int64, nullable=False),
+    # `new` until the first payment; `ending`: cancelled, or not paid, and its plan runs until its end.
+    Column("state", Text, nullable=False, server_default="new"),
+    Column("created_ms", Int64, nullable=False),
+    Column("changed_ms", Int64, nullable=False),
+    CheckConstraint("price > 0", name="price_positive"),
+    _one_of("state", "new", "active", "ending", "ended"),
+    Index("ix_subscriptions_account", "account_id", "id"),
+    _index("ix_subscriptions_running", "id", where="state <> 'ended'"),
+    sqlite_strict=True,
+)
+
 #: Names and addresses of customers for their invoices.
 buyers = Table(
     "buyers",
@@ -729,7 +757,7 @@ invoices = Table(
     Column("total", Int64, nullable=False),
     Column("tax", Int64, nullable=False),
     Column("issued_ms", Int64, nullable=False),
-    # Seller, buyer and tax as they were when it was issued, as JSON (billing/invoices.py).
+    # Seller, buyer and tax as they were when it was issued, as JSON (billing/selling/invoices.py).
     Column("document", Text, nullable=False),
     CheckConstraint("kind = 'invoice' OR kind = 'credit_note'", name="kind_known"),
     CheckConstraint("total > 0", name="total_positive"),

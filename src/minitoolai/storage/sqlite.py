@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from minitoolai.core.errors import ConnectionLost, QueryTimeout, SettingsError, StoreError
 from minitoolai.core.private_files import create_private_file
+from minitoolai.ledger.types import OpenPurses
 from minitoolai.storage.database import Connection, Database, ImmediateWrites, PriceParts, Row
 
 BUSY_TIMEOUT_S = 10.0
@@ -63,6 +64,7 @@ class SqliteConnection(ImmediateWrites):
     )
 
     def __init__(self, path: Path, *, read_only: bool = False, checkpoints: bool = True) -> None:
+        self.open_purses: dict[int, OpenPurses] = {}
         if not read_only and path.parent.is_dir() and path.name != ":memory:":
             create_private_file(path)
         try:

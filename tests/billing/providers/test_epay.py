@@ -14,13 +14,13 @@ from minitoolai.core.errors import SettingsError
 from minitoolai.httpclient.client import HttpClient
 from minitoolai.settings import Secret, Settings
 from minitoolai.storage.selling import invoices
-from minitoolai.storage.tables import accounts, users
-from minitoolai.storage.tables.ledger import broken_invariants
+from minitoolai.storage.tables import users
 from minitoolai.storage.tables.payments import payments_of
 from tests.support.browse import Visitor
 from tests.support.cli import CATALOG
 from tests.support.epay import Epay, environment
 from tests.support.server import ServerProcess
+from tests.support.shop import exact_books, money
 from tests.support.waiting import eventually
 
 DOLLAR = 10**9
@@ -41,14 +41,8 @@ def epay_server(epay: Epay, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture
 def server(epay_server: ServerProcess, epay: Epay) -> Iterator[ServerProcess]:
     epay.is_away = False
-    yield epay_server
-    assert epay_server.read(broken_invariants) == {}
-    assert epay_server.read(invoices.broken_numbers) == []
-    assert epay_server.read(lambda c: invoices.wrong_totals(c, 5)) == []
-
-
-def money(server: ServerProcess, email: str) -> int:
-    return server.read(lambda c: accounts.balance_of(c, users.find_user(c, email)[0].account_id)).posted
+    with exact_books(epay_server) as server:
+        yield server
 
 
 def order(member: Visitor, epay: Epay, amount: str = "10") -> str:

@@ -9,21 +9,15 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from minitoolai.storage.tables import accounts, users
-from minitoolai.storage.tables.ledger import broken_invariants
+from minitoolai.storage.tables import users
 from minitoolai.storage.tables.payments import payments_of
 from tests.support.browse import Visitor
 from tests.support.cli import CATALOG
 from tests.support.server import ServerProcess
+from tests.support.shop import exact_books, money, restart
 from tests.support.storm import DOLLAR, Storm, checkout, environment, storm, tell
 from tests.support.stripe import Stripe
 from tests.support.waiting import eventually
-
-
-@pytest.fixture(scope="module")
-def stripe() -> Iterator[Stripe]:
-    with Stripe() as stripe:
-        yield stripe
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +29,8 @@ def stripe_server(stripe: Stripe, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture
 def server(stripe_server: ServerProcess, stripe: Stripe) -> Iterator[ServerProcess]:
     stripe.is_away = False
-    yield stripe_server
-    assert stripe_server.read(broken_invariants) == {}
-
-
-def money(server: ServerProcess, email: str) -> int:
-    return server.read(lambda c: accounts.balance_of(c, users.find_user(c, email)[0].account_id)).posted
+    with exact_books(stripe_server) as server:
+        yield server
 
 
 def test_a_forged_host_changes_no_return_url(member: Visitor, server: ServerProcess, stripe: Stripe) -> None:
@@ -149,9 +139,7 @@ def test_the_poll_finds_a_failed_refund_without_a_webhook(
     refund["status"] = "failed"
     stripe.event("refund.failed", refund)
     assert money(server, email) == 0
-    server.terminate()
-    assert server.wait() == 0
-    server.start()
+    restart(server)
     eventually(lambda: money(server, email) == 20 * DOLLAR)
 
 
@@ -257,9 +245,7 @@ def test_the_poll_at_startup_finds_payments_without_a_webhook(
 ) -> None:
     session = checkout(member)
     stripe.pay(session)
-    server.terminate()
-    assert server.wait() == 0
-    server.start()
+    restart(server)
     eventually(lambda: money(server, email) == 20 * DOLLAR)
 
 

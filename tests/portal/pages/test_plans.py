@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 import pytest
 
 from minitoolai.billing import payments as billing
-from minitoolai.billing.coupons import create_coupon
+from minitoolai.billing.selling.coupons import create_coupon
 from minitoolai.core.clock import SystemClock
 from minitoolai.ledger.rules import decide
 from minitoolai.storage.database import Connection
-from minitoolai.storage.tables import accounts, ledger, purses
-from minitoolai.storage.tables.coupons import Coupon
+from minitoolai.storage.selling import purses
+from minitoolai.storage.selling.coupons import Coupon
+from minitoolai.storage.tables import accounts, ledger
 from tests.portal.pages.test_admin import account_of
 from tests.portal.pages.test_corrections import words
 from tests.support.books import hold, settle
@@ -140,3 +144,54 @@ def test_the_page_speaks_every_language(member: Visitor, server: ServerProcess, 
     page = member.get(f"{server.url}/{lang}/plans", timeout=20)
     assert page.status_code == 200
     assert "Choose a plan" not in page.text
+
+
+def test_a_plan_has_a_statement_of_its_own_and_requests_name_what_paid(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    number = account_of(server, email)
+    credit(server, number, 4)
+    assert buy(member, "pro") == 200
+    for cost in (NANO // 4, NANO // 2):
+        spend(server, number, cost)
+    spend(server, number, NANO)
+    (purse,) = server.read(lambda c: purses.open_purses(c, number))
+    shown = words(member.open(f"/plans/{purse.id}/statement"))
+    for text in ("Pro plan", "Credit of a plan", "+$3.00", "-$0.25", "-$0.50", "$2.25 / $3.00"):
+        assert text in shown, text
+    assert "-$1.00" not in shown
+    lines = list(
+        csv.DictReader(io.StringIO(member.open(f"/plans/{purse.id}/statement.csv").text.removeprefix("\ufeff")))
+    )
+    assert [(line["kind"], line["amount"]) for line in lines] == [
+        ("usage", "-0.500000000"), ("usage", "-0.250000000"), ("plan_credit", "3.000000000"),
+    ]  # fmt: skip
+    listed = words(member.open("/usage/requests"))
+    assert (listed.count("Pro plan"), listed.count("$1.00 Balance")) == (2, 1)
+    # The statement of the month ends with the balance, whatever the plan paid.
+    month = member.open("/invoices").text.split("/invoices/statements/")[1][:7]
+    statement = words(member.open(f"/invoices/statements/{month}"))
+    assert "Usage paid by plans $0.75" in statement
+    assert "Closing balance $1.00" in statement
+
+
+@pytest.mark.parametrize("path", ["/plans/1/statement", "/plans/x/statement.csv", f"/plans/{10**20}/statement"])
+def test_a_statement_of_no_plan_is_not_found(member: Visitor, path: str) -> None:
+    assert member.open(path).status_code == 404
+
+
+def test_the_statement_of_somebody_elses_plan_is_not_found(member: Visitor, email: str, server: ServerProcess) -> None:
+    number = account_of(server, email)
+    credit(server, number, 2)
+    assert buy(member, "pro") == 200
+    (purse,) = server.read(lambda c: purses.open_purses(c, number))
+    other = Visitor(server).sign_up(f"other-{email}")
+    for path in (f"/plans/{purse.id}/statement", f"/plans/{purse.id}/statement.csv"):
+        assert other.open(path).status_code == 404
+        assert member.open(path).status_code == 200
+
+
+def test_a_customer_of_a_group_sees_which(member: Visitor, email: str, server: ServerProcess) -> None:
+    assert "You pay the prices of the group" not in words(member.open("/usage"))
+    server.command("account", "group", email, "partner")
+    assert "You pay the prices of the group partner" in words(member.open("/usage"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from minitoolai.storage.tables import accounts, coupons, purses
+from minitoolai.storage.selling import coupons, purses
+from minitoolai.storage.tables import accounts
 from tests.portal.pages.test_admin import account_of
 from tests.portal.pages.test_corrections import words
 from tests.portal.pages.test_plans import NANO, credit

@@ -96,7 +96,14 @@ def test_every_cell_of_the_table_over_http(
     own_key = KEY.search(make_key(person, "mine"))
     assert own_key
     set_role(server, account, other, role)
-    budget = {"budget": "team-000000000000", "invoice": "1", "month": "2026-01", "key": own_key[1], "name": "gen-0"}
+    budget = {
+        "budget": "team-000000000000",
+        "invoice": "1",
+        "month": "2026-01",
+        "key": own_key[1],
+        "name": "gen-0",
+        "number": "1",
+    }
     person.open("/account")
     token = person.fields("/account/password")["csrf"]
     tried = set()

@@ -6,7 +6,7 @@ import msgspec
 
 from minitoolai.core.models import Payment, Voucher
 from minitoolai.storage.tables import payments
-from tests.support.books import NOON_MS, TemporaryBooks
+from tests.support.books import NOON_MS, TemporaryBooks, credit
 
 CODE, OTHER = b"c" * 32, b"o" * 32
 
@@ -50,6 +50,8 @@ def pay(books: TemporaryBooks, number: int, account: int, reference: str | None 
 
 def test_a_payment_is_found_by_every_name_it_has(books: TemporaryBooks) -> None:
     account = books.account()
+    # Its last transfer, which the audit looks for.
+    books.apply(credit(account, 500, "payment:1:2"))
     with books.connection.transaction():
         paid = pay(books, 1, account, "cs_1", intent="pi_1", paid=500, moved=500, state="paid", version=2, looks=3)
         payments.set_provider_ref(books.connection, 1, "cs_2", NOON_MS)

@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 import msgspec
 
 from minitoolai.core.models import Payment
+from minitoolai.core.plans import PeriodKind
 
 NANO_PER_CENT = 10_000_000
 
@@ -78,6 +79,9 @@ class Report(msgspec.Struct, frozen=True):
     intent: str | None = None
     #: The amount that it reports, in the cents of the payment's currency; compared with the amount asked for.
     charged: int | None = None
+    #: Instead of a payment: the provider's ID of a subscription, and our own number of it in text.
+    subscription: str | None = None
+    subscription_id: str | None = None
 
 
 class Provider(Protocol):
@@ -139,3 +143,30 @@ class SavesMethods(Protocol):
 
     async def charge(self, payment_id: int, cents: int, customer: str, method: str, product: str) -> str:
         """Charge a saved method and return the reference. Safe to repeat. Raise Declined or Overloaded."""
+
+
+class SubscriptionStatus(msgspec.Struct, frozen=True):
+    """State of a subscription as read from its provider. `ref` is the provider's ID, once there is one.
+
+    `ending`: it is cancelled at the end of its period, or its last charge has failed.
+    """
+
+    ref: str
+    state: Literal["new", "active", "ending", "ended"]
+    #: References of its charges, oldest first: those that are paid, and those that have failed and are not paid.
+    paid: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Subscribes(Protocol):
+    """A provider that charges a customer for each period of a plan, until one of both cancels."""
+
+    async def begin_subscription(self, order: Order, period: PeriodKind) -> Begun:
+        """Begin a subscription of `order.cents` a period. `order.payment_id` is the number of the subscription."""
+
+    async def read_subscription(self, ref: str) -> SubscriptionStatus:
+        """Read the state of a subscription. Raise Overloaded if the provider does not respond."""
+
+    async def cancel_subscription(self, ref: str, *, resume: bool = False) -> None:
+        """Cancel it at the end of its period, or take that back. Safe to repeat. Raise Overloaded."""

@@ -15,10 +15,10 @@ from minitoolai.settings import Settings
 #: Entry points of this group are callables of (Settings, HttpClient) that return a `Provider`. They read their own
 #: settings from the environment.
 ENTRY_POINTS = "minitoolai.payments.providers"
-_PARTS = (
-    "name", "title", "form_action", "confirmation", "price_of_dollar", "rereads_paid", "begin", "read_status",
-    "read_report", "find_payment_id", "missed_reports", "close",
-)  # fmt: skip
+#: What a provider must have, as the protocol lists it.
+_PARTS = tuple(Provider.__annotations__) + tuple(
+    name for name, part in vars(Provider).items() if callable(part) and not name.startswith("_")
+)
 
 
 def build_providers(settings: Settings, http: HttpClient) -> dict[str, Provider]:

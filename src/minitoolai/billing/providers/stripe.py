@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from minitoolai.billing.providers.protocol import (
     NANO_PER_CENT,
@@ -21,9 +21,11 @@ from minitoolai.billing.providers.protocol import (
     PaymentStatus,
     Report,
     SavedMethod,
+    SubscriptionStatus,
 )
 from minitoolai.core.errors import InvalidRequest, Overloaded
 from minitoolai.core.models import Payment
+from minitoolai.core.plans import PeriodKind
 from minitoolai.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,6 +46,13 @@ LATER_EVENTS = (
     "charge.refunded", "charge.refund.updated", "refund.updated", "refund.failed", "charge.dispute.created",
     "charge.dispute.funds_withdrawn", "charge.dispute.funds_reinstated", "charge.dispute.closed",
 )  # fmt: skip
+#: States of a subscription. A charge that failed is tried again by Stripe; if that succeeds, the plan begins again.
+SUBSCRIPTIONS: dict[str, Literal["new", "active", "ending", "ended"]] = {
+    "incomplete": "new", "trialing": "active", "active": "active", "past_due": "ending", "unpaid": "ending",
+    "paused": "ending", "canceled": "ended", "incomplete_expired": "ended",
+}  # fmt: skip
+#: States of an invoice that is not paid.
+UNPAID = ("open", "uncollectible")
 #: Dispute states in which Stripe withdraws the money.
 WITHDRAWN = ("needs_response", "under_review", "lost")
 
@@ -137,6 +146,53 @@ class StripeProvider:
 
         return await self._call(create)
 
+    # ── subscriptions ─────────────────────────────────────────────────────────────────────────
+
+    async def begin_subscription(self, order: Order, period: PeriodKind) -> Begun:
+        """Create a checkout session of mode `subscription`."""
+        number = {"subscription": str(order.payment_id)}
+        price = {
+            "currency": "usd", "unit_amount": order.cents, "product_data": {"name": order.product},
+            "recurring": {"interval": period},
+        }  # fmt: skip
+        params = self._session_params(order) | {
+            "mode": "subscription",
+            "metadata": number,
+            "line_items": [{"price_data": price, "quantity": 1}],
+            "subscription_data": {"metadata": number},
+            "customer_email": order.email,
+        }
+        options: Any = {"idempotency_key": f"subscription-{order.payment_id}"}
+        session = await self._call(lambda client: client.v1.checkout.sessions.create(params, options))  # type: ignore[arg-type]
+        return Begun(str(session.url), session.id)
+
+    async def read_subscription(self, ref: str) -> SubscriptionStatus:
+        """Read a subscription and its invoices. `ref` is the checkout session until the customer has paid."""
+        if ref.startswith("cs_"):
+            session = await self._call(lambda client: client.v1.checkout.sessions.retrieve(ref))
+            number = session.subscription
+            if not number:
+                return SubscriptionStatus(ref, "ended" if session.status == "expired" else "new")
+            ref = number if isinstance(number, str) else number.id
+        subscription = await self._call(lambda client: client.v1.subscriptions.retrieve(ref))
+        params: Any = {"subscription": ref, "limit": 100}
+        found = await self._call(lambda client: list(client.v1.invoices.list(params).auto_paging_iter()))
+        invoices = sorted(found, key=lambda invoice: invoice.created)
+        state = SUBSCRIPTIONS.get(subscription.status, "ending")
+        if state == "active" and (subscription.cancel_at_period_end or _field(subscription, "cancel_at")):
+            state = "ending"
+        return SubscriptionStatus(
+            ref,
+            state,
+            tuple(str(invoice.id) for invoice in invoices if invoice.status == "paid" and invoice.amount_paid),
+            tuple(str(invoice.id) for invoice in invoices if invoice.status in UNPAID and invoice.attempted),
+        )
+
+    async def cancel_subscription(self, ref: str, *, resume: bool = False) -> None:
+        """Set or unset the end of a subscription with its period."""
+        params: Any = {"cancel_at_period_end": not resume}
+        await self._call(lambda client: client.v1.subscriptions.update(ref, params))
+
     # ── webhooks ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def read_report(self, incoming: Incoming) -> Report:
@@ -187,6 +243,8 @@ class StripeProvider:
             return PaymentStatus(
                 paid, back * NANO_PER_CENT, intent.id, has_failed, "failed" if has_failed and not paid else None
             )
+        if reference.startswith("in_"):
+            return await self._read_invoice(reference, payment)
         expand: Any = {"expand": ["payment_intent.latest_charge"]}
         session = await self._call(lambda client: client.v1.checkout.sessions.retrieve(reference, expand))
         intent = session.payment_intent
@@ -207,6 +265,24 @@ class StripeProvider:
         is_over = _is_over(session.status, intent.status)
         has_failed = is_over and session.status == "complete" and not paid
         return PaymentStatus(paid, back * NANO_PER_CENT, intent.id, is_over, "failed" if has_failed else None)
+
+    async def _read_invoice(self, reference: str, payment: Payment) -> PaymentStatus:
+        """Read the charge of one period of a subscription."""
+        with_payments: Any = {"expand": ["payments"]}
+        invoice: Any = await self._call(lambda client: client.v1.invoices.retrieve(reference, with_payments))
+        is_paid = invoice.status == "paid"
+        number = next((one.payment.payment_intent for one in invoice.payments.data if one.status == "paid"), None)
+        if is_paid and invoice.currency != "usd":
+            log.error("payment %d was made in %s instead of usd; not credited", payment.id, invoice.currency)
+            currency = str(invoice.currency).upper()
+            return PaymentStatus(0, 0, number, True, "currency", currency, invoice.amount_paid)
+        paid = invoice.amount_paid * NANO_PER_CENT if is_paid else 0
+        back = 0
+        if number is not None:
+            with_charge: Any = {"expand": ["latest_charge"]}
+            intent = await self._call(lambda client: client.v1.payment_intents.retrieve(number, with_charge))
+            back = await self._reversed_cents(intent, payment)
+        return PaymentStatus(paid, back * NANO_PER_CENT, number, invoice.status in ("void", "uncollectible"))
 
     async def _reversed_cents(self, intent: Any, payment: Payment) -> int:
         charge: Any = intent.latest_charge
@@ -263,12 +339,29 @@ def _field(resource: Any, name: str) -> object:
     return resource.get(name) if hasattr(resource, "get") else getattr(resource, name, None)
 
 
+def _number_of(resource: Any) -> str | None:
+    """Return our number of a subscription from its metadata."""
+    metadata: Any = _field(resource, "metadata")
+    number = None if metadata is None else _field(metadata, "subscription")
+    return number if isinstance(number, str) else None
+
+
 def _report(event: Any) -> Report:
-    """Return which payment an event of Stripe is about."""
+    """Return which payment or subscription an event of Stripe is about."""
     kind, resource = event.type, event.data.object
     if kind.startswith("checkout.session."):
         number = getattr(resource, "client_reference_id", None)
+        if _field(resource, "mode") == "subscription":
+            return Report(event.id, subscription=resource.id, subscription_id=str(number))
         return Report(event.id, ref=resource.id, payment_id=number if isinstance(number, str) else None)
+    if kind.startswith("customer.subscription."):
+        return Report(event.id, subscription=resource.id, subscription_id=_number_of(resource))
+    if kind.startswith("invoice."):
+        parent: Any = _field(resource, "parent")
+        details: Any = None if parent is None else _field(parent, "subscription_details")
+        if details is None:
+            return Report(event.id)
+        return Report(event.id, subscription=str(_field(details, "subscription")), subscription_id=_number_of(details))
     if kind.startswith("payment_intent."):
         return Report(event.id, intent=resource.id)
     intent = getattr(resource, "payment_intent", None) if kind.startswith(("charge.", "refund.")) else None

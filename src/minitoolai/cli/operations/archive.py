@@ -132,7 +132,7 @@ def _vacuum(settings: Settings) -> int:
 
 
 async def _archive(settings: Settings, access: _Access, before: date, *, is_dry: bool) -> int:
-    from minitoolai.billing.archiver import LEAST_DAYS, Archiver, DayPlan
+    from minitoolai.billing.archive.archiver import LEAST_DAYS, Archiver, DayPlan
     from minitoolai.storage.archive.files import day_name
     from minitoolai.storage.archive.lock import archive_lock
     from minitoolai.storage.object_store import build_object_store
@@ -173,7 +173,7 @@ async def _archive(settings: Settings, access: _Access, before: date, *, is_dry:
 
 
 async def _verify(settings: Settings, access: _Access) -> int:
-    from minitoolai.billing.archive_check import ArchiveCheck
+    from minitoolai.billing.archive.check import ArchiveCheck
     from minitoolai.storage.object_store import build_object_store
 
     check = ArchiveCheck(access, build_object_store(settings), show_progress)

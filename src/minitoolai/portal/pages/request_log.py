@@ -19,11 +19,12 @@ from minitoolai.http.exports import Parts, csv_lines
 from minitoolai.portal.charts import escape_formula
 from minitoolai.portal.error_words import REMEDIES, WORDS
 from minitoolai.portal.pages.docs import BUCKET_NAMES
-from minitoolai.portal.pages.usage import KINDS, STATES, key_names
+from minitoolai.portal.pages.usage import KINDS, MAX_PURSES, STATES, key_names
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, not_found, page
 from minitoolai.storage.database import Connection
 from minitoolai.storage.insight.requests import WINDOW, LogFilter, LogPlace, list_requests
+from minitoolai.storage.selling import purses
 from minitoolai.storage.tables.refunds import refunded_each
 from minitoolai.storage.tables.reports import find_generation
 
@@ -68,7 +69,7 @@ def _read(
         RecentRequest(
             row.id, row.created_ms, row.finished_ms, row.kind, row.model, row.key_id, row.state, row.error_code,
             row.input_units, row.output_units, row.cached_units, row.cost or 0, row.cost is None, row.engine,
-            given.get(row.id, 0),
+            given.get(row.id, 0), row.purse_id,
         )
         for row in found.rows
     ]  # fmt: skip
@@ -94,12 +95,15 @@ async def requests(page: PageRequest) -> Response:
     typed = _typed(page)
     rows, older = await _next_rows(page, typed, MAX_REQUESTS, before)
     names, _ = await key_names(page)
+    owned = await page.site.database.read_async(purses.purses_of, page.member.account_id, MAX_PURSES)
+    titles = page.site.reports.catalog.plans
     chosen = {name: value for name, value in typed.items() if value}
     query = urlencode(chosen)
     return page.render(
         "usage/requests.html", rows=rows, typed=typed, query=query, newer=before is not None, most=MAX_REQUESTS,
         older=None if older is None else urlencode({**chosen, "until": older[0], "below": older[1]}),
         names=names, kinds=KINDS, states=STATES, models=sorted(page.site.reports.models()), window=WINDOW,
+        plans={purse.id: titles[purse.plan].title if purse.plan in titles else purse.plan for purse in owned},
         generation_name=generation_name, is_filtered=bool(chosen),
     )  # fmt: skip
 

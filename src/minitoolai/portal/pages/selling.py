@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from minitoolai.billing import coupons as selling
-from minitoolai.billing import plans
-from minitoolai.billing.plans import Refused
+from minitoolai.billing.selling import coupons as selling
+from minitoolai.billing.selling import plans
+from minitoolai.billing.selling.plans import Refused
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.portal.amounts import read_amount
 from minitoolai.portal.pages.insight.account import render_account
@@ -14,9 +14,10 @@ from minitoolai.portal.pages.insight.view import account_number
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, not_found, page
 from minitoolai.storage.database import Connection
-from minitoolai.storage.tables import coupons, reports
-from minitoolai.storage.tables.coupons import Coupon
-from minitoolai.storage.tables.purses import Purse
+from minitoolai.storage.selling import coupons
+from minitoolai.storage.selling.coupons import Coupon
+from minitoolai.storage.selling.purses import Purse
+from minitoolai.storage.tables import reports
 
 MAX_COUPONS = 50
 MAX_USES, MAX_DAYS = 1_000_000, 36_500

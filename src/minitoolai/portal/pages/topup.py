@@ -38,13 +38,13 @@ async def _render_topup(page: PageRequest, status: int = 200) -> Response:
     below = page.query_number("below", longest=18)
     rows = await page.site.database.read_async(payments_of, page.member.account_id, MAX_PAYMENTS + 1, below)
     return page.render(
-        "topup/topup.html", status, form_action=_form_action(page), payments=rows[:MAX_PAYMENTS], amounts=AMOUNTS,
+        "topup/topup.html", status, form_action=form_action(page), payments=rows[:MAX_PAYMENTS], amounts=AMOUNTS,
         older=rows[MAX_PAYMENTS - 1] if len(rows) > MAX_PAYMENTS else None, newer=below is not None,
         least=MIN_CENTS * NANO_PER_CENT, most=MAX_CENTS * NANO_PER_CENT,
     )  # fmt: skip
 
 
-def _form_action(page: PageRequest) -> str:
+def form_action(page: PageRequest) -> str:
     """Return the origins to which our forms may lead: the content security policy must allow them."""
     return " ".join(provider.form_action for provider in page.site.cashier.providers.values())
 

@@ -23,6 +23,8 @@ from minitoolai.storage.tables import accounts
 
 PERIODS = (7, 30, 90)
 MAX_BARS = 8
+#: Periods of plans that are named beside requests.
+MAX_PURSES = 200
 KINDS = {"chat": N_("Text"), "image": N_("Images"), "speech": N_("Speech"), "transcription": N_("Transcription")}
 STATES = {
     "queued": N_("queued"),

@@ -17,7 +17,7 @@ from minitoolai.core.errors import StoreError
 from minitoolai.core.models import split_budget_ids
 from minitoolai.storage.archive.files import Line, PartEntry, Sums, encode_line, line_digest, manifest_path, part_path
 from minitoolai.storage.database import Connection, Row
-from minitoolai.storage.tables.purses import purse_budget
+from minitoolai.storage.selling.purses import purse_budget
 
 GENERATION = (
     "id", "account_id", "key_id", "kind", "model", "engine", "served_model", "state", "price_input", "price_output",

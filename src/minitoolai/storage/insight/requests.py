@@ -45,6 +45,8 @@ class LogRow(msgspec.Struct, frozen=True):
     #: None while the hold is pending.
     cost: int | None
     email: str
+    #: The plan's purse that paid, if it was not the balance.
+    purse_id: int | None = None
 
     @property
     def took_ms(self) -> int | None:
@@ -100,7 +102,8 @@ def list_requests(connection: Connection, only: LogFilter, limit: int, before: L
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     # Look for the other columns after the filter: holds and e-mail addresses of few rows.
     found = connection.execute(
-        f"SELECT {_SHOWN}, CASE WHEN h.state = 'pending' THEN NULL ELSE h.settled END, coalesce(u.email, '')"
+        f"SELECT {_SHOWN}, CASE WHEN h.state = 'pending' THEN NULL ELSE h.settled END, coalesce(u.email, ''),"
+        " h.purse_id"
         f" FROM (SELECT * FROM (SELECT {_COLUMNS} {source}) g{where} ORDER BY {order} LIMIT {limit:d}) g"
         f" JOIN holds h ON h.id = g.id LEFT JOIN users u ON u.account_id = g.account_id ORDER BY {order}",
         (*values, *conditions.values()),
@@ -140,6 +143,7 @@ def find_request(connection: Connection, generation_id: int) -> RequestDetails |
     """Return a request of any account. Archived ones are not found."""
     rows = connection.execute(
         f"SELECT {_SHOWN}, CASE WHEN h.state = 'pending' THEN NULL ELSE h.settled END, coalesce(u.email, ''),"
+        " h.purse_id,"
         " g.served_model, g.attempts, g.purchase, g.price_split, g.price_input, g.price_output, g.estimated, h.amount,"
         " h.shortfall, g.error, g.worker, g.failures, g.delivered_bytes FROM generations g JOIN holds h ON h.id = g.id"
         " LEFT JOIN users u ON u.account_id = g.account_id WHERE g.id = ?",

@@ -16,6 +16,7 @@ import psycopg
 from psycopg.pq.abc import PGresult
 
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, StoreError
+from minitoolai.ledger.types import OpenPurses
 from minitoolai.storage.database import Database, OnServerTime, PriceParts, Row, SelectByIds
 from minitoolai.storage.postgres.bulk import BulkStatement, array_oid, bulk_statement, can_pack, pack_array
 from minitoolai.storage.postgres.pipeline import Pipeline, Statement, StatementFailed, require_row_count
@@ -65,6 +66,7 @@ class PostgresConnection:
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self._url = url
         self._read_only = read_only
+        self.open_purses: dict[int, OpenPurses] = {}
         self._types: dict[str, dict[str, str]] = {}
         self._is_inside = False
         #: The time limit of this session's statements.

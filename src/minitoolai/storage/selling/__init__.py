@@ -1,1 +1,1 @@
-"""Rows of invoices, automatic top-ups and notices to customers."""
+"""Rows of plans, coupons, invoices, automatic top-ups and notices to customers."""

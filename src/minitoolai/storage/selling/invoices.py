@@ -10,9 +10,11 @@ from typing import Literal
 import msgspec
 
 from minitoolai.core.models import Payment
-from minitoolai.storage.database import Connection
+from minitoolai.storage.database import Connection, Row
 from minitoolai.storage.tables.payments import PAYMENT_COLUMNS
 
+#: As shown to the operator if it is violated.
+INVOICES = "invoices are numbered without a gap, and equal what was paid and credited"
 _INVOICE = "series, number, account_id, payment_id, kind, total, tax, issued_ms, document"
 InvoiceKind = Literal["invoice", "credit_note"]
 
@@ -146,25 +148,28 @@ def save_buyer(connection: Connection, account_id: int, buyer: Buyer, now_ms: in
 # ── checks ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def broken_numbers(connection: Connection) -> list[tuple[str, int, int, int]]:
-    """Return each series with a gap or a number too many: its name, last number, count and highest number."""
-    rows = connection.execute(
-        "SELECT s.name, s.last, count(i.number), coalesce(max(i.number), 0) FROM invoice_series s"
-        " LEFT JOIN invoices i ON i.series = s.name GROUP BY s.name, s.last"
-        " HAVING s.last <> count(i.number) OR s.last <> coalesce(max(i.number), 0)"
-    )
-    return [(row[0], row[1], row[2], row[3]) for row in rows]
+#: Returns series with a gap or a number too many; payments with other invoices less credit notes than was kept of them;
+#: payments without an invoice, since there are invoices; and payments without their last transfer in the ledger.
+WRONG_INVOICES = """
+    SELECT s.name, 'last number, count, highest number', s.last, count(i.number), coalesce(max(i.number), 0)
+        FROM invoice_series s LEFT JOIN invoices i ON i.series = s.name GROUP BY s.name, s.last
+        HAVING s.last <> count(i.number) OR s.last <> coalesce(max(i.number), 0)
+    UNION ALL SELECT i.series, 'without a series', i.number, 0, 0 FROM invoices i
+        WHERE NOT EXISTS (SELECT 1 FROM invoice_series s WHERE s.name = i.series)
+    UNION ALL SELECT CAST(p.id AS TEXT), 'paid, reversed, invoiced', p.paid, p.reversed, i.total
+        FROM (SELECT payment_id, sum(CASE kind WHEN 'invoice' THEN total ELSE -total END) AS total FROM invoices
+        GROUP BY payment_id) i JOIN payments p ON p.id = i.payment_id WHERE p.paid - p.reversed <> i.total
+    UNION ALL SELECT CAST(p.id AS TEXT), 'without an invoice', p.paid, p.reversed, 0 FROM payments p
+        WHERE p.state = 'paid' AND p.created_ms > (SELECT min(issued_ms) FROM invoices)
+        AND NOT EXISTS (SELECT 1 FROM invoices i WHERE i.payment_id = p.id)
+    UNION ALL SELECT CAST(p.id AS TEXT), 'credited, in the ledger', p.moved, coalesce(t.amount, 0), 0 FROM payments p
+        LEFT JOIN transfers t ON t.external_ref = 'payment:' || p.id || ':' || p.version
+        WHERE p.version > 0 AND (t.amount IS NULL OR (p.version = 1 AND t.amount <> p.moved))"""
 
 
-def wrong_totals(connection: Connection, limit: int) -> list[tuple[int, int, int]]:
-    """Return payments that differ from their invoices less credit notes: ID, amount kept, amount invoiced."""
-    rows = connection.execute(
-        "SELECT p.id, p.paid - p.reversed, i.total FROM (SELECT payment_id, sum(CASE kind WHEN 'invoice' THEN total"
-        " ELSE -total END) AS total FROM invoices GROUP BY payment_id) i JOIN payments p ON p.id = i.payment_id"
-        " WHERE p.paid - p.reversed <> i.total LIMIT ?",
-        (limit,),
-    )
-    return [(row[0], row[1], int(row[2])) for row in rows]
+def wrong_invoices(connection: Connection, limit: int) -> list[Row]:
+    """Return wrong numbers and totals of invoices: see WRONG_INVOICES."""
+    return connection.execute(f"{WRONG_INVOICES} LIMIT {limit}")
 
 
 # ── monthly statements ────────────────────────────────────────────────────────────────────────────────────

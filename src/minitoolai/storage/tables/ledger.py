@@ -10,9 +10,9 @@ statement takes arrays with all rows of the batch:
 - UPDATE accounts (balances), INSERT INTO holds, UPDATE holds (compare and set; and the budget columns),
   INSERT INTO generations, UPDATE generations (outcome; and rerouted engine or model), INSERT INTO transfers,
   INSERT … ON CONFLICT INTO key_spending, usage_days and usage_buckets;
-- in refunds.py: INSERT INTO refunds; in purses.py: INSERT … ON CONFLICT INTO purse_windows, UPDATE purses; in jobs.py:
-  UPDATE generations (requeued; queue columns; result); in idempotency.py: INSERT … ON CONFLICT INTO idempotency_keys;
-  in outbox.py: INSERT INTO outbox.
+- in refunds.py: INSERT INTO refunds; in selling/purses.py: INSERT … ON CONFLICT INTO purse_windows, UPDATE purses; in
+  jobs.py: UPDATE generations (requeued; queue columns; result); in idempotency.py: INSERT … ON CONFLICT INTO
+  idempotency_keys; in outbox.py: INSERT INTO outbox.
 
 A statement that cannot be rewritten runs row by row and logs a warning once; tests/storage/postgres/test_bulk.py
 checks that all of the above can.
@@ -43,8 +43,10 @@ from minitoolai.ledger.types import (
     stored_budgets,
 )
 from minitoolai.storage.database import Connection, Row, SelectByIds
-from minitoolai.storage.tables import idempotency, jobs, purses, refunds, usage_days
-from minitoolai.storage.tables.purses import PURSES, WRONG_PURSES
+from minitoolai.storage.selling import purses
+from minitoolai.storage.selling.invoices import INVOICES, WRONG_INVOICES
+from minitoolai.storage.selling.purses import PURSES, WRONG_PURSES
+from minitoolai.storage.tables import idempotency, jobs, refunds, usage_days
 from minitoolai.storage.tables.refunds import REFUNDS, WRONG_REFUNDS
 
 #: Spending per day and month is deleted after this time, long after every hold of the period is settled.
@@ -123,7 +125,9 @@ def carries(connection: Connection, settle: Settle) -> bool:
     return rows == [(o.state, settle.cost, o.input_units, o.output_units, o.cached_units)]
 
 
-_ACCOUNTS = "SELECT id, posted, held, version, purse_until_ms FROM accounts WHERE is_system = 0 AND id IN (…)"
+_ACCOUNTS = (
+    "SELECT id, posted, held, version, purse_until_ms, purse_stamp FROM accounts WHERE is_system = 0 AND id IN (…)"
+)
 _HOLDS = (
     "SELECT id, account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind, budget_id, budget_ms,"
     " purse_id FROM holds WHERE id IN (…)"
@@ -145,7 +149,6 @@ def load(connection: Connection, operations: Sequence[Operation]) -> LedgerState
         accounts, holds, work = connection.select_many(*selects)
         state = _ledger_state(accounts, holds)
         state.is_simple = not any(hold.kind == "image" or hold.budget_id for hold in state.holds.values())
-        state.is_simple = state.is_simple and not any(row[4] for row in accounts)
     else:
         references = [operation.external_ref for operation in operations if isinstance(operation, ReferencedOperation)]
         selects += [
@@ -163,8 +166,8 @@ def load(connection: Connection, operations: Sequence[Operation]) -> LedgerState
     state.work = usage_days.known_work(operations, work)
     if not state.is_simple:
         load_budgets(connection, operations, state)
-        if owners := [row[0] for row in accounts if row[4]]:
-            purses.load(connection, owners, operations, state)
+    if owners := [row[0] for row in accounts if row[4]]:
+        purses.load(connection, owners, operations, state)
     return state
 
 
@@ -178,13 +181,15 @@ def _is_simple(operation: Operation) -> bool:
 
 def _ledger_state(accounts: Sequence[Row], holds: Sequence[Row]) -> LedgerState:
     return LedgerState(
-        {row[0]: AccountState(row[1], row[2], row[3]) for row in accounts},
+        {row[0]: AccountState(row[1], row[2], row[3], False, row[5]) for row in accounts},
         {row[0]: HoldState(*row[1:]) for row in holds},
     )
 
 
 def save(connection: Connection, state: LedgerState) -> None:
     """Write everything that the batch changed."""
+    if state.purses:
+        purses.save(connection, state)
     _update_accounts(connection, state)
     _write_holds(connection, state)
     if not state.is_simple:
@@ -207,13 +212,16 @@ def save(connection: Connection, state: LedgerState) -> None:
         jobs.save(connection, state)
         idempotency.save(connection, state)
         save_budgets(connection, state)
-        purses.save(connection, state)
+    if state.open_purses:
+        purses.remember(connection, state)
 
 
 def _update_accounts(connection: Connection, state: LedgerState) -> None:
-    changed = [(a.posted, a.held, a.version, key) for key, a in state.accounts.items() if a.dirty]
+    changed = [(a.posted, a.held, a.version, a.purse_stamp, key) for key, a in state.accounts.items() if a.dirty]
     if changed:
-        connection.queue_write("UPDATE accounts SET posted = ?, held = ?, version = ? WHERE id = ?", changed)
+        connection.queue_write(
+            "UPDATE accounts SET posted = ?, held = ?, version = ?, purse_stamp = ? WHERE id = ?", changed
+        )
 
 
 def _write_holds(connection: Connection, state: LedgerState) -> None:
@@ -286,7 +294,7 @@ def _generation_row(hold: PlaceHold) -> tuple[object, ...]:
 
 
 class ExpiredHold(NamedTuple):
-    """A pending hold whose lease has ended, and the generation that it pays for."""
+    """A pending hold with an expired lease, and the generation that it pays for."""
 
     id: int
     account_id: int
@@ -393,6 +401,7 @@ INVARIANTS: dict[str, str] = {
     COST: COST_OF_ROWS.replace("{range}", EVERYTHING),
     REFUNDS: WRONG_REFUNDS,
     PURSES: WRONG_PURSES,
+    INVOICES: WRONG_INVOICES,
     # The rows of archived days are in files; only the sums are compared.
     USAGE_DAYS: f"""
         SELECT account_id, day, kind, model, key_id, sum(requests), sum(cost) FROM (

@@ -13,7 +13,7 @@ from minitoolai.storage.database import Connection
 #: The columns of a `Payment`, in its order.
 PAYMENT_COLUMNS = _PAYMENT = (
     "id, account_id, provider, provider_ref, intent, asked, paid, reversed, moved, version, looks, state,"
-    " created_ms, changed_ms, is_auto, currency, charged, problem"
+    " created_ms, changed_ms, is_auto, currency, charged, problem, subscription_id"
 )
 _VOUCHER = "hint, amount, note, created_ms, expires_ms, redeemed_ms, account_id, batch, cancelled_ms"
 
@@ -103,12 +103,14 @@ def insert_payment(
     provider: str = "stripe",
     *,
     is_auto: bool = False,
+    ref: str | None = None,
+    subscription_id: int | None = None,
 ) -> None:
-    """Insert an open payment, before the customer is redirected to the provider."""
+    """Insert an open payment, before the customer is redirected to the provider. `ref`: if the provider has it."""
     connection.execute(
-        "INSERT INTO payments (id, account_id, provider, asked, created_ms, changed_ms, is_auto)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (payment_id, account_id, provider, asked, now_ms, now_ms, int(is_auto)),
+        "INSERT INTO payments (id, account_id, provider, provider_ref, asked, created_ms, changed_ms, is_auto,"
+        " subscription_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (payment_id, account_id, provider, ref, asked, now_ms, now_ms, int(is_auto), subscription_id),
     )
 
 

@@ -37,6 +37,7 @@ _SHORT = {
     "second_factors": "account_id = ?",
     "email_changes": "account_id = ?",
     "buyers": "account_id = ?",
+    "subscriptions": "account_id = ?",
     "invoices": "account_id = ?",
     "auto_topups": "account_id = ?",
     "notice_settings": "account_id = ?",
@@ -54,7 +55,7 @@ _SHORT = {
 OWNED = (
     "accounts", "users", "sessions", "second_factors", "email_changes", "api_keys", "generations", "holds",
     "transfers", "refunds", "payments", "vouchers", "outbox", "responses",
-    "buyers", "invoices", "auto_topups", "notice_settings", "notices", "purses", "coupon_uses",
+    "buyers", "invoices", "subscriptions", "auto_topups", "notice_settings", "notices", "purses", "coupon_uses",
     "members", "invitations", "team_budgets", "member_actions", "identities",
 )  # fmt: skip
 #: Secrets and their hashes are not exported.

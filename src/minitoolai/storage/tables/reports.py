@@ -60,14 +60,14 @@ def recent_requests(
     before_ms, before_id = before or (ALWAYS_MS, 0)
     rows = connection.execute(
         "SELECT g.id, g.created_ms, g.finished_ms, g.kind, g.model, g.key_id, g.state, g.error_code, g.input_units,"
-        " g.output_units, g.cached_units, h.settled, h.state, g.engine FROM"
+        " g.output_units, g.cached_units, h.settled, h.purse_id, h.state, g.engine FROM"
         " (SELECT * FROM generations WHERE account_id = ? AND created_ms <= ? AND (created_ms < ? OR id < ?)"
         " ORDER BY created_ms DESC, id DESC LIMIT ?) g"
         " JOIN holds h ON h.id = g.id ORDER BY g.created_ms DESC, g.id DESC",
         (account_id, before_ms, before_ms, before_id, limit),
     )
     given = refunds.refunded_each(connection, [row[0] for row in rows])
-    return [RecentRequest(*(*row[:-2], row[-2] == "pending", row[-1], given.get(row[0], 0))) for row in rows]
+    return [RecentRequest(*(*row[:-3], row[-2] == "pending", row[-1], given.get(row[0], 0), row[-3])) for row in rows]
 
 
 # ── generations and usage ─────────────────────────────────────────────────────────────────────────────────────────
@@ -211,6 +211,16 @@ def _usage_transfers(
         )
         for row in rows
     ]
+
+
+def paid_by_plans(connection: Connection, account_id: int, from_ms: int, until_ms: int) -> int:
+    """Return what purses paid of the requests of an account that began in this time and are not archived."""
+    rows = connection.execute(
+        "SELECT coalesce(sum(h.settled), 0) FROM generations g JOIN holds h ON h.id = g.id"
+        " WHERE g.account_id = ? AND g.created_ms >= ? AND g.created_ms < ? AND h.purse_id IS NOT NULL",
+        (account_id, from_ms, until_ms),
+    )
+    return int(rows[0][0])
 
 
 def newest_version(connection: Connection, account_id: int) -> int:

@@ -20,12 +20,6 @@ LIMITS = {"threshold": "5", "amount": "10", "daily_cap": "20", "consent": "on"}
 
 
 @pytest.fixture(scope="module")
-def stripe() -> Iterator[Stripe]:
-    with Stripe() as stripe:
-        yield stripe
-
-
-@pytest.fixture(scope="module")
 def server(stripe: Stripe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with ServerProcess(tmp_path_factory.mktemp("auto"), catalog=CATALOG, env=environment(stripe)) as server:
         yield server

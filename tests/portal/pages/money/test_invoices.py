@@ -38,12 +38,6 @@ MARK = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><rect width="
 
 
 @pytest.fixture(scope="module")
-def stripe() -> Iterator[Stripe]:
-    with Stripe() as stripe:
-        yield stripe
-
-
-@pytest.fixture(scope="module")
 def server(stripe: Stripe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("invoices")
     with ServerProcess(folder, catalog=CATALOG + SHOP, env=environment(stripe)) as server:

@@ -380,7 +380,9 @@ class LlamaEngine(ChildProcess):
 
     async def _wait_until_ready(self) -> None:
         try:
-            await asyncio.wait_for(self._ready.wait(), LONGEST_RESTART_S)
+            # Not `asyncio.wait_for`: on Python 3.11 it loses a cancellation that arrives together with the result.
+            async with asyncio.timeout(LONGEST_RESTART_S):
+                await self._ready.wait()
         except TimeoutError:
             raise EngineError(f"{self.label} is restarting; retry in a moment", retry_after_s=5) from None
 
@@ -442,7 +444,8 @@ async def spawn(settings: dict[str, Any]) -> tuple[Process, str]:
         assert child.stdout is not None
         child.stdin.write(json.dumps(settings).encode() + b"\n")
         try:
-            line = await asyncio.wait_for(child.stdout.readline(), START_TIMEOUT_S)
+            async with asyncio.timeout(START_TIMEOUT_S):
+                line = await child.stdout.readline()
         except BaseException as error:
             child.kill()
             if not isinstance(error, TimeoutError):

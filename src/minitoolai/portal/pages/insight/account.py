@@ -21,8 +21,9 @@ from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, not_found, page
 from minitoolai.storage.database import Connection
 from minitoolai.storage.insight.requests import LogFilter, LogRow, list_requests
-from minitoolai.storage.tables import payments, purses, reports, responses, users
-from minitoolai.storage.tables.purses import Purse
+from minitoolai.storage.selling import purses
+from minitoolai.storage.selling.purses import Purse
+from minitoolai.storage.tables import payments, reports, responses, users
 
 #: Lines of each list on the page of the account, and on a page of its own.
 FEW, MANY = 5, 50

@@ -9,32 +9,28 @@ from datetime import UTC, datetime
 from babel import Locale
 from starlette.responses import Response
 
-from minitoolai.billing.invoices import read_document
-from minitoolai.billing.tax_numbers import Fault, InvalidTaxNumber, normalize_tax_number
+from minitoolai.billing.selling.invoices import read_document
+from minitoolai.billing.selling.tax_numbers import Fault, InvalidTaxNumber, normalize_tax_number
 from minitoolai.core.clock import MS_PER_DAY
-from minitoolai.core.models import Payment
-from minitoolai.core.money import format_dollars
 from minitoolai.core.threads import DOCUMENTS, EXPORTS
 from minitoolai.http.exports import Parts, csv_lines
-from minitoolai.portal.charts import escape_formula
+from minitoolai.portal.invoice_csv import COLUMNS, encode_invoices
 from minitoolai.portal.paper_pdf import render_pdf
 from minitoolai.portal.papers import Paper, invoice_paper, month_bounds, party, read_month, statement_paper
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, not_found, page
 from minitoolai.storage.database import Connection
-from minitoolai.storage.selling import invoices
-from minitoolai.storage.selling.invoices import Buyer, InvoiceRow
+from minitoolai.storage.selling import invoices, purses
+from minitoolai.storage.selling.invoices import Buyer
 
 PAGE_SIZE = 50
 #: List the statements of this many months.
 MONTHS = 12
 CSV_PART = 500
+#: After every request.
+FAR_MS = 2**62
 #: Not countries: unions, and codes for unknown places.
 _NO_COUNTRIES = ("EU", "EZ", "UN", "QO", "XA", "XB", "ZZ")
-COLUMNS = (
-    "number", "date", "kind", "account", "name", "country", "tax_number", "net", "tax_rate", "tax", "total", "currency",
-    "reverse_charge", "provider", "payment", "provider_reference", "paid_currency", "paid_amount", "refers_to",
-)  # fmt: skip
 
 
 def countries(lang: str) -> list[tuple[str, str]]:
@@ -144,7 +140,7 @@ async def _show_invoice(page: PageRequest, account_id: int | None) -> Response:
 
 async def _pdf(page: PageRequest, paper: Paper) -> Response:
     async def parts() -> Parts:
-        yield await DOCUMENTS.run(render_pdf, paper, page.site.shop, page.lang)
+        yield await DOCUMENTS.run(render_pdf, paper, page.site.shop, page.lang, page.site.pdf_font)
 
     return await page.export(parts(), "application/pdf", f"{paper.number}.pdf")
 
@@ -158,6 +154,10 @@ async def statement(page: PageRequest) -> Response:
         return not_found(page)
     shop, account_id = page.site.shop, page.member.account_id
     sums = await page.report(read_month, account_id, *bounds)
+    if spent := await page.site.database.read_async(purses.spent_of, account_id):
+        archive = page.site.reports.archive
+        since = await archive.paid_by_plans(account_id, bounds[0], FAR_MS)
+        sums = sums.with_plans(spent - since, await archive.paid_by_plans(account_id, *bounds))
     buyer = await page.site.database.read_async(invoices.find_buyer, account_id) or Buyer()
     paper = statement_paper(
         sums, *bounds, lang=page.lang,
@@ -199,30 +199,9 @@ async def _csv(page: PageRequest, begin_ms: int, end_ms: int) -> Parts:
     yield csv_lines([COLUMNS])
     place = (begin_ms - 1, "￿", 0)
     while rows := await page.report(invoices.invoices_between, place, end_ms, CSV_PART):
-        yield await EXPORTS.run(_encode, rows)
+        yield await EXPORTS.run(encode_invoices, rows)
         last = rows[-1][0]
         place = last.issued_ms, last.series, last.number
-
-
-def _encode(rows: list[tuple[InvoiceRow, Payment]]) -> bytes:
-    return csv_lines(_line(invoice, payment) for invoice, payment in rows)
-
-
-def _line(invoice: InvoiceRow, payment: Payment) -> tuple[object, ...]:
-    document = read_document(invoice)
-    sign = 1 if invoice.kind == "invoice" else -1
-    charged = "" if document.charged is None else f"{document.charged // 100}.{document.charged % 100:02d}"
-    moment = datetime.fromtimestamp(invoice.issued_ms / 1000, UTC)
-    net, tax, total = (
-        format_dollars(sign * nano)[:-7] for nano in (invoice.total - invoice.tax, invoice.tax, invoice.total)
-    )
-    return (
-        invoice.name, moment.date().isoformat(), invoice.kind, invoice.account_id, escape_formula(document.buyer.name),
-        document.buyer.country, escape_formula(document.buyer.tax_number), net,
-        f"{document.tax.rate // 100}.{document.tax.rate % 100:02d}", tax, total, "USD",
-        int(document.tax.is_reverse_charge), document.provider, payment.id, payment.provider_ref or "",
-        document.currency or "", charged, document.refers_to or "",
-    )  # fmt: skip
 
 
 HANDLERS: list[Handler] = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minitoolai.billing.tax_numbers import InvalidTaxNumber, normalize_tax_number
+from minitoolai.billing.selling.tax_numbers import InvalidTaxNumber, normalize_tax_number
 
 
 @pytest.mark.parametrize(

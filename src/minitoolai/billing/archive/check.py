@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from minitoolai.billing.archiver import Access, ArchiveProgress
+from minitoolai.billing.archive.archiver import Access, ArchiveProgress
 from minitoolai.core.errors import StoreError
 from minitoolai.core.models import split_budget_ids
 from minitoolai.core.threads import ARCHIVE
 from minitoolai.storage.archive import files, rows
 from minitoolai.storage.archive.files import ArchivedRow, Sums
 from minitoolai.storage.object_store import ObjectStore
-from minitoolai.storage.tables.purses import purse_budget
+from minitoolai.storage.selling.purses import purse_budget
 
 
 class ArchiveCheck:

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0036"
-down_revision = "0034"
+revision = "0030"
+down_revision = "0029"
 
 Int64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 

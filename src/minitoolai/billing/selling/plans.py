@@ -10,23 +10,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
 
 import msgspec
 
 from minitoolai.billing.corrections import log_action
-from minitoolai.billing.coupons import Discount, NoCoupon, discount, use
+from minitoolai.billing.selling.coupons import Discount, NoCoupon, discount, use
+from minitoolai.billing.selling.notices import announce
 from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.catalog.selling import Plan
 from minitoolai.core.clock import MS_PER_DAY, Clock, random_text
 from minitoolai.core.errors import ServiceError, StoreError
+from minitoolai.core.models import Payment
 from minitoolai.core.plans import period_end
 from minitoolai.ledger.rules import decide, unused_part
 from minitoolai.ledger.types import Bought, BuyPlan, ExpireCredit, Expired, PurseState
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.tables import accounts, ledger, purses
-from minitoolai.storage.tables.purses import Purse
+from minitoolai.storage.selling import purses, subscriptions
+from minitoolai.storage.selling.purses import Purse
+from minitoolai.storage.tables import accounts, ledger
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -36,6 +40,10 @@ RENEW_AHEAD_MS = 600_000
 #: A renewal that the balance does not cover is tried for this long after the end.
 GRACE_MS = 3 * MS_PER_DAY
 SWEEP_EVERY_S = 5.0
+#: A customer is notified this long before a plan ends that is not renewed, or not covered by the balance.
+ENDING_MS = 3 * MS_PER_DAY
+#: Look for plans that are about to end at every so many sweeps.
+ENDING_EVERY = 60
 PURSES_AT_ONCE = 200
 
 Renewal = Literal["none", "balance", "provider"]
@@ -46,9 +54,10 @@ class Refused(msgspec.Struct, frozen=True):
 
     `price_changed`: `price` is the present one. `poor`: the balance is `available`. `owned`: the account has a plan
     that has not ended; change it instead. `renewed`: its next period is paid already; change it when that has begun.
+    `subscribed`: a payment provider renews the present plan; cancel that first, or it would be charged again.
     """
 
-    reason: Literal["unknown", "closed", "price_changed", "poor", "owned", "renewed"] | NoCoupon
+    reason: Literal["unknown", "closed", "price_changed", "poor", "owned", "renewed", "subscribed"] | NoCoupon
     price: int = 0
     available: int = 0
 
@@ -88,6 +97,8 @@ def buy(
     old = current(connection, account_id, now_ms)
     if old is not None and not replace:
         return Refused("owned")
+    if renewal != "provider" and old is not None and old.renewal == "provider":
+        return Refused("subscribed")
     if any(purse.begins_ms > now_ms for purse in purses.open_purses(connection, account_id) if purse != old):
         return Refused("renewed")
     off: Discount | None = None
@@ -185,6 +196,44 @@ def buy_with_payment(
     )  # fmt: skip
 
 
+def pay_period(connection: Connection, clock: Clock, catalog: Catalog, payment: Payment) -> Purse | Refused | None:
+    """Buy the period that a charge of a subscription has paid, in the transaction that credits the charge.
+
+    The price is the one that the customer agreed to, even if that of the catalog has changed. After any refusal, and
+    if the charge was less than the price, the money stays on the balance.
+    """
+    subscription = None
+    if payment.subscription_id is not None:
+        subscription = subscriptions.find(connection, payment.subscription_id)
+    if subscription is None:
+        return None
+    plan = catalog.plans.get(subscription.plan)
+    if payment.moved < subscription.price:
+        log.error("payment %d is less than the price of the plan %s; not bought", payment.id, subscription.plan)
+        return Refused("poor", price=subscription.price, available=payment.moved)
+    if plan is not None:
+        plan = msgspec.structs.replace(plan, price=subscription.price)
+    done = buy_with_payment(
+        connection, clock, payment.account_id, plan, expected_price=subscription.price, payment_id=payment.id,
+        renewal="provider",
+    )  # fmt: skip
+    if isinstance(done, Refused):
+        log.error(
+            "payment %d renews the plan %s, which cannot be bought (%s); the money is on the balance",
+            payment.id, subscription.plan, done.reason,
+        )  # fmt: skip
+    return done
+
+
+def follow_subscription(connection: Connection, account_id: int, plan: str, now_ms: int, *, renews: bool) -> None:
+    """Set whether the running period of a subscription's plan is renewed by the provider."""
+    purses.lock_owner(connection, account_id)
+    wanted, other = ("provider", "none") if renews else ("none", "provider")
+    found = [one for one in purses.open_purses(connection, account_id) if one.plan == plan and one.ends_ms > now_ms]
+    if found and found[-1].renewal == other:
+        purses.set_renewal(connection, found[-1].id, wanted)
+
+
 # ── renewal and end ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -249,6 +298,25 @@ def _renew_from_balance(connection: Connection, clock: Clock, purse: Purse, plan
     return False
 
 
+def announce_ending(connection: Connection, clock: Clock, purse_id: int, plans: Mapping[str, Plan]) -> bool:
+    """Notify the owner of a plan that ends soon, unless it goes on or the owner knows. Return True if notified."""
+    now_ms, purse = clock.now_ms(), purses.find(connection, purse_id)
+    if purse is None or purse.state != "open" or not now_ms < purse.ends_ms <= now_ms + ENDING_MS:
+        return False
+    if any(one.begins_ms >= purse.ends_ms for one in purses.open_purses(connection, purse.owner_id)):
+        return False
+    plan = plans.get(purse.plan)
+    if purse.renewal == "provider":
+        return False
+    if purse.renewal == "balance" and plan is not None and not plan.is_closed:
+        balance = accounts.balance_of(connection, purse.owner_id)
+        if balance.available >= plan.price:
+            return False
+    ends = datetime.fromtimestamp(purse.ends_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    data = {"plan": plan.title if plan is not None else purse.plan, "ends": ends}
+    return announce(connection, clock, purse.owner_id, "plan.ending", str(purse.id), data)
+
+
 class PlanKeeper:
     """Background task: renews plans, and lets the credit of those that have ended expire."""
 
@@ -268,13 +336,29 @@ class PlanKeeper:
             place = page[-1].ends_ms, page[-1].id
         return count
 
+    async def announce_endings(self) -> int:
+        """Notify the owners of plans that end soon, once for each plan, and return how many."""
+        now_ms, count, place = self._clock.now_ms(), 0, 0
+        while page := await self._database.upkeep(
+            purses.unannounced, now_ms, now_ms + ENDING_MS, PURSES_AT_ONCE, place
+        ):
+            for purse in page:
+                change = partial(announce_ending, clock=self._clock, purse_id=purse.id, plans=self._catalog.plans)
+                count += await self._writer.run(change)
+            place = page[-1].id
+        return count
+
     async def run(self) -> None:
         """Sweep until cancelled. Database errors are logged and retried."""
+        turn = 0
         while True:
             try:
                 await self.sweep()
+                if turn % ENDING_EVERY == 0:
+                    await self.announce_endings()
             except (StoreError, ServiceError) as error:
                 log.warning("renewing or ending plans failed, will retry: %s", error)
+            turn += 1
             await asyncio.sleep(SWEEP_EVERY_S)
 
 

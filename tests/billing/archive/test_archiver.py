@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from minitoolai.billing import payments as money
-from minitoolai.billing.archive_check import ArchiveCheck
-from minitoolai.billing.archiver import LEAST_DAYS, ArchiveKeeper, Archiver, ServerAccess
+from minitoolai.billing.archive.archiver import LEAST_DAYS, ArchiveKeeper, Archiver, ServerAccess
+from minitoolai.billing.archive.check import ArchiveCheck
 from minitoolai.core.clock import MS_PER_DAY, first_id_at
 from minitoolai.core.errors import StoreError
 from minitoolai.core.models import Payment

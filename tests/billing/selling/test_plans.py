@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import msgspec
 import pytest
 
-from minitoolai.billing import plans
-from minitoolai.billing.coupons import create_coupon
-from minitoolai.billing.plans import GRACE_MS, RENEW_AHEAD_MS, Refused
+from minitoolai.billing.selling import plans
+from minitoolai.billing.selling.coupons import create_coupon
+from minitoolai.billing.selling.plans import ENDING_MS, GRACE_MS, RENEW_AHEAD_MS, Refused
 from minitoolai.core.catalog.selling import Plan
 from minitoolai.core.plans import Windows, period_end
 from minitoolai.ledger.types import Held, InsufficientFunds, Settled
-from minitoolai.storage.tables import purses, reports
-from minitoolai.storage.tables.coupons import Coupon
-from minitoolai.storage.tables.purses import Purse
+from minitoolai.storage.selling import notices, purses
+from minitoolai.storage.selling.coupons import Coupon
+from minitoolai.storage.selling.purses import Purse
+from minitoolai.storage.tables import reports
 from tests.support.books import NOON_MS, TemporaryBooks, credit, hold, refund, settle
 
 PRO = Plan("pro", "Pro", 1000, 1500, "month", Windows())
@@ -310,6 +313,52 @@ def test_a_renewal_costs_the_price_of_that_day(books: TemporaryBooks) -> None:
     books.clock.ms = purse.ends_ms - 1
     sweep(books, msgspec.structs.replace(PRO, price=1100))
     assert books.money(account).available == 2900
+
+
+# ── notices ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def announced(books: TemporaryBooks, account: int, *offered: Plan) -> list[tuple[str, dict[str, str]]]:
+    """What several processes notify of, each looking twice."""
+    now_ms = books.clock.now_ms()
+    for purse in books.database.read(purses.unannounced, now_ms, now_ms + ENDING_MS, 100):
+        for _ in range(2):
+            with books.connection.transaction():
+                known = {plan.name: plan for plan in offered}
+                plans.announce_ending(books.connection, books.clock, purse.id, known)
+    found = books.database.read(notices.notices_of, account, 9)
+    return [(notice.type, msgspec.json.decode(notice.data)) for notice in found]
+
+
+def test_a_plan_that_is_not_renewed_is_announced_once_three_days_before_its_end(books: TemporaryBooks) -> None:
+    account = books.account(5000)
+    purse = bought(books, account, renewal="none")
+    books.clock.ms = purse.ends_ms - ENDING_MS - 1
+    assert announced(books, account, PRO) == []
+    books.clock.ms += 1
+    ends = datetime.fromtimestamp(purse.ends_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert announced(books, account, PRO) == [("plan.ending", {"plan": "Pro", "ends": ends})]
+    books.clock.ms = purse.ends_ms - 5
+    assert len(announced(books, account, PRO)) == 1
+
+
+def test_a_plan_that_goes_on_is_not_announced(books: TemporaryBooks) -> None:
+    covered, by_card = books.account(2000), books.account(1000)
+    purse = bought(books, covered)
+    bought(books, by_card, renewal="provider")
+    books.clock.ms = purse.ends_ms - 5
+    assert announced(books, covered, PRO) == []
+    assert announced(books, by_card, PRO) == []
+    sweep(books, PRO)
+    assert announced(books, covered, PRO) == []
+
+
+@pytest.mark.parametrize("offered", [(PRO,), (), (msgspec.structs.replace(PRO, is_closed=True),)])
+def test_a_plan_that_cannot_be_renewed_is_announced(books: TemporaryBooks, offered: tuple[Plan, ...]) -> None:
+    account = books.account(1999 if offered == (PRO,) else 2000)
+    purse = bought(books, account)
+    books.clock.ms = purse.ends_ms - ENDING_MS
+    assert [kind for kind, _ in announced(books, account, *offered)] == ["plan.ending"]
 
 
 # ── payments ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -22,6 +22,7 @@ from minitoolai.storage.archive.files import ArchivedRow, Part
 from minitoolai.storage.archive.rows import AccountPart
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.object_store import ObjectStore
+from minitoolai.storage.selling.purses import Purse
 from minitoolai.storage.tables import refunds, reports
 from minitoolai.storage.tables.reports import ALWAYS_MS, STATEMENT_PART, StatementPlace
 
@@ -84,6 +85,36 @@ class ArchiveReader:
                 break
             first = (parts[-1].last_version or 0) + 1
         return lowest, above, found
+
+    async def purse_statement(self, purse: Purse, below: int | None, rows_wanted: int) -> list[StatementRow]:
+        """Return one page of the transfers of a purse with versions under `below` (None: the newest), newest first."""
+        owner_id, last_ms = purse.owner_id, purse.ends_ms + ID_SLACK_MS
+        lowest, above, found = await self._database.report(
+            owner_id, _statement_rows, purse.id, below, last_ms, rows_wanted, owner_id
+        )
+        if len(found) < above - lowest:
+            async for part in self._parts(owner_id, purse.begins_ms - ID_SLACK_MS, last_ms):
+                for row in await self._rows(owner_id, [part]):
+                    transfer = row.transfer
+                    if transfer is not None and transfer["debit"] == purse.id:
+                        version = transfer["account_version"]
+                        if lowest <= version < above:
+                            found[version] = _statement_row(row)
+        return [found[version] for version in sorted(found, reverse=True)]
+
+    async def paid_by_plans(self, account_id: int, from_ms: int, until_ms: int) -> int:
+        """Return what purses paid of the requests of an account that began in this time."""
+        archived_ms = await self._database.report(account_id, rows.archived_until_ms)
+        paid = await self._database.report(
+            account_id, reports.paid_by_plans, account_id, max(from_ms, archived_ms), until_ms
+        )
+        if from_ms < archived_ms:
+            async for part in self._parts(account_id, from_ms, min(until_ms, archived_ms) - 1):
+                for row in await self._rows(account_id, [part]):
+                    begun_ms = row.generation["created_ms"]
+                    if row.hold["purse_id"] is not None and from_ms <= begun_ms < min(until_ms, archived_ms):
+                        paid += row.hold["settled"]
+        return paid
 
     # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -171,12 +202,22 @@ class ArchiveReader:
 
 
 def _statement_rows(
-    connection: Connection, account_id: int, below: int | None, before_ms: int, wanted: int
+    connection: Connection,
+    account_id: int,
+    below: int | None,
+    before_ms: int,
+    wanted: int,
+    owner_id: int | None = None,
 ) -> tuple[int, int, dict[int, StatementRow]]:
-    """Return the bounds of the versions that are wanted, and those transfers that are in the database."""
+    """Return the bounds of the versions that are wanted, and those transfers that are in the database.
+
+    `owner_id`: the account is a purse of this owner.
+    """
     above = reports.newest_version(connection, account_id) + 1
     below = above if below is None else min(below, above)
-    found = reports.statement_page(connection, account_id, below=below, before_ms=before_ms, rows=wanted)
+    found = reports.statement_page(
+        connection, account_id, below=below, before_ms=before_ms, rows=wanted, owner_id=owner_id
+    )
     return max(below - wanted, 1), below, {row.version: row for row in found}
 
 
@@ -212,7 +253,10 @@ def _statement_row(row: ArchivedRow) -> StatementRow:
 
 
 def _recent_request(row: ArchivedRow, given: dict[int, int]) -> RecentRequest:
-    money = {"cost": row.hold["settled"], "refunded": given.get(row.generation["id"], 0)}
+    hold = row.hold
+    money = {
+        "cost": hold["settled"], "refunded": given.get(row.generation["id"], 0), "purse_id": hold["purse_id"]
+    }  # fmt: skip
     return msgspec.convert(row.generation | money | {"is_pending": False}, RecentRequest)
 
 

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0038"
-down_revision = "0037"
+revision = "0032"
+down_revision = "0031"
 
 Int64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 

@@ -12,9 +12,20 @@ from typing import NamedTuple
 
 import msgspec
 
+from minitoolai.core.clock import random_number
 from minitoolai.core.models import Spending
 from minitoolai.core.plans import PeriodKind, PlanWindow, Windows, window_at, window_id
-from minitoolai.ledger.types import FIRST_CUSTOMER, FUNDING, AccountState, LedgerState, Operation, PlaceHold, PurseState
+from minitoolai.ledger.types import (
+    FIRST_CUSTOMER,
+    FUNDING,
+    AccountState,
+    LedgerState,
+    NamedWindow,
+    OpenPurses,
+    Operation,
+    PlaceHold,
+    PurseState,
+)
 from minitoolai.storage.database import Connection, Row
 
 #: As shown to the operator if it is violated.
@@ -31,48 +42,109 @@ _OPEN = (
 _WINDOWS = "SELECT id, used FROM purse_windows WHERE id IN (…)"
 
 
+#: Forget the remembered purses if there are those of more accounts.
+MOST_REMEMBERED = 10_000
+
+
 def load(connection: Connection, owners: Sequence[int], operations: Sequence[Operation], state: LedgerState) -> None:
-    """Load the open purses of these accounts, and their windows that the operations may change."""
-    rows = connection.select_by_ids(_OPEN, owners)
-    for row in sorted(rows, key=lambda row: (row[2], row[0])):
-        state.accounts[row[0]] = AccountState(*row[10:])
-        state.purses[row[0]] = PurseState(row[1], row[2], row[3], row[4], row[5], Windows(*row[6:9]), row[9])
-    wanted: dict[str, None] = {}
+    """Load the open purses of these accounts, and their windows that the operations may change.
+
+    What this connection's writer remembers of an account is used if its stamp is still that of the account, which is
+    locked. Otherwise two queries read it.
+    """
+    known: dict[int, OpenPurses] = {}
+    unknown = []
+    for owner_id in owners:
+        remembered = connection.open_purses.pop(owner_id, None)
+        stamp = state.accounts[owner_id].purse_stamp
+        if remembered is None or stamp is None or remembered.stamp != stamp:
+            unknown.append(owner_id)
+            remembered = OpenPurses()
+        known[owner_id] = remembered
+    if unknown:
+        for row in sorted(connection.select_by_ids(_OPEN, unknown), key=lambda row: (row[2], row[0])):
+            one = known[row[1]]
+            one.credit[row[0]] = AccountState(*row[10:])
+            one.purses[row[0]] = PurseState(row[1], row[2], row[3], row[4], row[5], Windows(*row[6:9]), row[9])
+    for one in known.values():
+        state.purses |= one.purses
+        state.accounts |= one.credit
+        state.windows |= one.windows
+    state.open_purses = known
+    _load_windows(connection, operations, state)
+
+
+def _load_windows(connection: Connection, operations: Sequence[Operation], state: LedgerState) -> None:
+    """Load the windows in which the operations place or settle holds, unless they are remembered."""
+    wanted: dict[str, int] = {}
+    seen: dict[int, list[NamedWindow]] = {}
     for operation in operations:
         if isinstance(operation, PlaceHold):
-            for purse_id, purse in state.purses.items():
-                if purse.owner_id == operation.account_id and purse.is_open(operation.now_ms):
-                    wanted |= dict.fromkeys(name for name, _, _ in purse.windows_at(purse_id, operation.now_ms))
+            for purse_id, purse in state.purses_of(operation.account_id):
+                if purse.is_open(operation.now_ms):
+                    # Most operations of a batch are in the same windows.
+                    windows = purse.windows_at(purse_id, operation.now_ms)
+                    if seen.get(purse_id) is not windows:
+                        seen[purse_id] = windows
+                        wanted |= {name: purse_id for name, _, _ in windows if name not in state.windows}
     names = dict(wanted)
     for hold_id, hold in state.holds.items():
         if hold.purse_id in state.purses and hold.state == "pending" and hold_id in state.work:
             at_ms = state.work[hold_id].created_ms
-            purse = state.purses[hold.purse_id]
-            names |= dict.fromkeys(name for name, _, _ in purse.windows_at(hold.purse_id, at_ms))
+            windows = state.purses[hold.purse_id].windows_at(hold.purse_id, at_ms)
+            if seen.get(hold.purse_id) is not windows:
+                seen[hold.purse_id] = windows
+                names |= {name: hold.purse_id for name, _, _ in windows if name not in state.windows}
     if names:
-        found = connection.select_by_ids(_WINDOWS, list(names))
-        state.windows = {name: Spending() for name in wanted} | {row[0]: Spending(row[1]) for row in found}
+        found: dict[str, int] = dict(connection.select_by_ids(_WINDOWS, list(names)))
+        for name, purse_id in names.items():
+            if name in found or name in wanted:
+                purse = state.purses[purse_id]
+                spending = Spending(found.get(name, 0))
+                state.windows[name] = state.open_purses[purse.owner_id].windows[name] = spending
+                purse.forget_counted()
 
 
 def save(connection: Connection, state: LedgerState) -> None:
-    """Write the changed windows and purses."""
-    if not state.purses:
-        return
-    spent = [
-        (name, int(purse_id), kind, spending.used)
-        for name, spending in state.windows.items()
-        if spending.dirty
-        for purse_id, kind, _ in (name.split("/"),)
-    ]
+    """Write the changed windows and purses, and set a new stamp. The accounts are written after this."""
+    spent: list[tuple[str, int, str, int]] = []
+    ended: list[tuple[int, int, int]] = []
+    for owner_id, one in state.open_purses.items():
+        has_changed = False
+        for purse_id, purse in one.purses.items():
+            if purse.dirty:
+                purse.dirty = False
+                ended.append((purse.ends_ms, purse.expired, purse_id))
+                has_changed = True
+            has_changed = has_changed or one.credit[purse_id].dirty
+        for name, spending in one.windows.items():
+            if spending.dirty:
+                spending.dirty = False
+                purse_id_text, kind, _ = name.split("/")
+                spent.append((name, int(purse_id_text), kind, spending.used))
+                has_changed = True
+        account = state.accounts[owner_id]
+        if has_changed:
+            account.purse_stamp, account.dirty = random_number(62), True
+        one.stamp = account.purse_stamp
     if spent:
         connection.queue_write(
             "INSERT INTO purse_windows (id, purse_id, kind, used) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET used = excluded.used",
             spent,
         )
-    changed = [(purse.ends_ms, purse.expired, purse_id) for purse_id, purse in state.purses.items() if purse.dirty]
-    if changed:
-        connection.queue_write("UPDATE purses SET ends_ms = ?, expired = ? WHERE id = ?", changed)
+    if ended:
+        connection.queue_write("UPDATE purses SET ends_ms = ?, expired = ? WHERE id = ?", ended)
+    if len(connection.open_purses) > MOST_REMEMBERED:
+        connection.open_purses.clear()
+
+
+def remember(connection: Connection, state: LedgerState) -> None:
+    """Keep the purses of a batch for the next one. All of it has been written."""
+    for owner_id, one in state.open_purses.items():
+        for credit in one.credit.values():
+            credit.dirty = False
+        connection.open_purses[owner_id] = one
 
 
 # ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -168,12 +240,33 @@ def purses_of(connection: Connection, owner_id: int, limit: int) -> list[Purse]:
     return [Purse(*row) for row in rows]
 
 
+def spent_of(connection: Connection, owner_id: int) -> int:
+    """Return what all purses of an account have paid for requests so far."""
+    rows = connection.execute(
+        "SELECT coalesce(sum(p.credit - p.expired - a.posted), 0) FROM purses p JOIN accounts a ON a.id = p.id"
+        " WHERE p.owner_id = ?",
+        (owner_id,),
+    )
+    return int(rows[0][0])
+
+
 def ending(connection: Connection, before_ms: int, limit: int, after: tuple[int, int] = (0, 0)) -> list[Purse]:
     """Return purses that are not closed and end before this time, by end and ID, after one of them."""
     rows = connection.execute(
         f"{_PURSE} WHERE p.state = 'open' AND p.ends_ms < ? AND p.ends_ms >= ? AND (p.ends_ms > ? OR p.id > ?)"
         " ORDER BY p.ends_ms, p.id LIMIT ?",
         (before_ms, after[0], *after, limit),
+    )
+    return [Purse(*row) for row in rows]
+
+
+def unannounced(connection: Connection, from_ms: int, until_ms: int, limit: int, after: int = 0) -> list[Purse]:
+    """Return purses that end within a time and of which no notice says so, by ID, after one of them."""
+    rows = connection.execute(
+        f"{_PURSE} WHERE p.state = 'open' AND p.ends_ms > ? AND p.ends_ms <= ? AND p.id > ?"
+        " AND NOT EXISTS (SELECT 1 FROM notices n WHERE n.account_id = p.owner_id AND n.type = 'plan.ending'"
+        " AND n.subject = CAST(p.id AS TEXT)) ORDER BY p.id LIMIT ?",
+        (from_ms, until_ms, after, limit),
     )
     return [Purse(*row) for row in rows]
 
@@ -198,11 +291,11 @@ def close(connection: Connection, purse: Purse) -> bool:
 
 
 def remember_end(connection: Connection, owner_id: int) -> None:
-    """Keep the end of the last open purse with the owner's account, or NULL."""
+    """Keep the end of the last open purse with the owner's account, or NULL. Changes its stamp."""
     connection.execute(
         "UPDATE accounts SET purse_until_ms ="
-        " (SELECT max(ends_ms) FROM purses WHERE owner_id = ? AND state = 'open') WHERE id = ?",
-        (owner_id, owner_id),
+        " (SELECT max(ends_ms) FROM purses WHERE owner_id = ? AND state = 'open'), purse_stamp = ? WHERE id = ?",
+        (owner_id, random_number(62), owner_id),
     )
 
 

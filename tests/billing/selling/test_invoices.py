@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from minitoolai.billing.invoices import read_document
+from minitoolai.billing.selling.invoices import read_document
 from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.catalog.loader import parse_catalog
 from minitoolai.storage.opening import open_database
@@ -36,8 +36,7 @@ def catalog() -> Catalog:
 @pytest.fixture
 def checked(books: TemporaryBooks) -> Iterator[TemporaryBooks]:
     yield books
-    assert invoices.broken_numbers(books.connection) == []
-    assert invoices.wrong_totals(books.connection, 9) == []
+    assert invoices.wrong_invoices(books.connection, 9) == []
 
 
 def live_with(books: TemporaryBooks, account: int, buyer: Buyer) -> None:
@@ -134,7 +133,7 @@ def test_processes_that_number_at_the_same_time_leave_no_gap(postgres_books: Tem
         list(pool.map(work, range(4)))
     rows = invoices.invoices_of_account(postgres_books.connection, account, 99)
     assert sorted(row.number for row in rows) == list(range(1, 81))
-    assert invoices.broken_numbers(postgres_books.connection) == []
+    assert invoices.wrong_invoices(postgres_books.connection, 9) == []
     assert postgres_books.money(account).posted == 80 * 100 * CENT
 
 

@@ -19,8 +19,9 @@ from minitoolai.core.money import NANO_PER_DOLLAR, parse_dollars
 from minitoolai.core.signing import all_keys
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Connection
-from minitoolai.storage.tables import accounts, coupons, payments
-from minitoolai.storage.tables.coupons import Coupon
+from minitoolai.storage.selling import coupons
+from minitoolai.storage.selling.coupons import Coupon
+from minitoolai.storage.tables import accounts, payments
 
 #: Why a coupon does not apply. A value, not an exception, as for vouchers.
 NoCoupon = Literal["no_coupon", "coupon_used", "coupon_spent", "coupon_expired", "not_for_plans", "only_for_plans"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from minitoolai.billing.notices import NoticeWatcher, announce
+from minitoolai.billing.selling.notices import NoticeWatcher, announce
 from minitoolai.core.models import KeyRow, KeyRules, period_ids
 from minitoolai.storage.selling import notices
 from minitoolai.storage.selling.notices import NoticeSettings

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0037"
-down_revision = "0036"
+revision = "0031"
+down_revision = "0030"
 
 Int64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 ROLES = "role = 'owner' OR role = 'admin' OR role = 'developer' OR role = 'billing' OR role = 'viewer'"

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from minitoolai.accounts.addresses import check_email
-from minitoolai.billing import plans
-from minitoolai.billing.coupons import (
+from minitoolai.billing.selling import plans
+from minitoolai.billing.selling.coupons import (
     cancel_coupon,
     create_coupon,
     credit_sign_up,
@@ -21,8 +21,8 @@ from minitoolai.core.catalog.selling import Plan
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.plans import Windows
 from minitoolai.settings import Settings
-from minitoolai.storage.tables import coupons
-from minitoolai.storage.tables.coupons import Coupon
+from minitoolai.storage.selling import coupons
+from minitoolai.storage.selling.coupons import Coupon
 from tests.support.books import NOON_MS, TemporaryBooks
 
 SECRET = b"s" * 32

@@ -31,7 +31,8 @@ from minitoolai.storage.archive.files import Line, Part, PartEntry, Sums
 from minitoolai.storage.archive.lock import archive_lock
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.object_store import ObjectStore
-from minitoolai.storage.tables import audit, idempotency, outbox, purses
+from minitoolai.storage.selling import purses
+from minitoolai.storage.tables import audit, idempotency, outbox
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)

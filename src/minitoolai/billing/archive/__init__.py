@@ -1,0 +1,1 @@
+"""Old days in files: write them, read them, check them."""

@@ -1,0 +1,1 @@
+"""What customers buy: plans, coupons, invoices, automatic top-ups, and notices."""
