@@ -157,9 +157,13 @@ def everything(connection: object, table: str, account_id: int) -> list[dict[str
     secret = ("password_hash", "secret_hmac", "code_hmac", "secret_hash")
     secret += ("engine", "served_model", "purchase", "attempts", "worker")
     columns = [column.name for column in metadata.tables[table].columns if column.name not in secret]
-    where = {"accounts": "id = ?", "transfers": "? IN (debit, credit)", "purses": "owner_id = ?"}.get(
-        table, "account_id = ?"
-    )
+    where = {
+        "accounts": "id = ?",
+        "transfers": "? IN (debit, credit)",
+        "purses": "owner_id = ?",
+        "members": "? IN (account_id, user_id)",
+        "identities": "user_id = ?",
+    }.get(table, "account_id = ?")
     rows = connection.execute(  # type: ignore[attr-defined]
         f"SELECT {', '.join(columns)} FROM {table} WHERE {where} ORDER BY 1", (account_id,)
     )

@@ -64,7 +64,7 @@ def test_the_example_of_a_chat_runs(visitor: Visitor, account: Account) -> None:
         ("en", "invalid_api_key", "/en/docs/errors"),
         ("en", "max_completion_tokens", "/en/reference/post-v1-chat-completions"),
         ("en", "/v1/embeddings", "/en/reference/post-v1-embeddings"),
-        ("en", "fake-chat", "/en/prices"),
+        ("en", "fake-chat", "/en/models/fake-chat"),
         ("de", "guthaben aufladen", "/de/docs#top-up"),
         ("tr", "akış", "/tr/docs#stream"),
         ("fr", "cle d'api", "/fr/docs#key"),
