@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from tests.support.cluster import Cluster
 from tests.support.programs import network_namespaces
@@ -29,10 +29,10 @@ def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30)
 
 
-def _enter(path: str) -> None:
-    with open(path, "rb") as namespace:
-        if _libc.setns(namespace.fileno(), _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), f"cannot enter {path}")
+def _enter(namespace: IO[bytes]) -> None:
+    """Move this thread to a network namespace."""
+    if _libc.setns(namespace.fileno(), _CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), f"cannot enter {namespace.name}")
 
 
 class Machine:
@@ -51,16 +51,19 @@ class Machine:
 
     def enter(self) -> None:
         """Move this thread to the machine, for good. Processes and threads that it starts are there, too."""
-        _enter(f"/run/netns/{self.namespace}")
+        with open(f"/run/netns/{self.namespace}", "rb") as namespace:
+            _enter(namespace)
 
     @contextmanager
     def here(self) -> Iterator[None]:
         """Let this thread use the network of the machine for the block. Sockets keep it afterwards."""
-        self.enter()
-        try:
-            yield
-        finally:
-            _enter(f"/proc/{os.getpid()}/ns/net")
+        # Of this thread: that of the process would be the machine itself, once the main thread is there.
+        with open("/proc/thread-self/ns/net", "rb") as before:
+            self.enter()
+            try:
+                yield
+            finally:
+                _enter(before)
 
     def call(self, function: Callable[[], T]) -> T:
         """Call a function in the network of the machine."""

@@ -28,7 +28,7 @@ from minitoolai.storage.selling import purses
 from minitoolai.storage.tables.refunds import refunded_each
 from minitoolai.storage.tables.reports import find_generation
 
-MAX_REQUESTS = 100
+MAX_REQUESTS = 80
 CSV_ROWS = 500
 FILTERS = ("model", "state", "kind", "key", "from", "to")
 COLUMNS = (
@@ -89,7 +89,7 @@ async def _next_rows(
 
 @page("/usage/requests", access="user", action="read")
 async def requests(page: PageRequest) -> Response:
-    """Show a hundred requests that fit the filters (keyset pagination: before a time and an ID)."""
+    """Show the newest requests that fit the filters (keyset pagination: before a time and an ID)."""
     until_ms, below = page.query_number("until"), page.query_number("below", longest=19)
     before = None if until_ms is None or below is None else (until_ms, min(below, 2**63 - 1))
     typed = _typed(page)
