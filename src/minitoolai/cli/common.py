@@ -103,8 +103,11 @@ def dollars(text: str) -> int:
 # ── the database ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def prepare(settings: Settings) -> str:
-    """Create the database or bring it to the newest schema, with its system accounts; return where it is."""
+def prepare(settings: Settings, migrate: Callable[[str], object] = migrate) -> str:
+    """Create the database or bring it to the newest schema, with its system accounts; return where it is.
+
+    `migrate`: brings the database at an address to the newest schema.
+    """
     migrate(database_url(settings))
     write(settings, lambda connection: accounts.ensure_system_accounts(connection, CLOCK.now_ms()))
     with opened(settings) as database:

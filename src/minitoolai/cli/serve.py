@@ -24,7 +24,7 @@ from minitoolai.cli.fetch import fetching_for_demo
 from minitoolai.core.errors import CatalogError, SettingsError
 from minitoolai.core.money import parse_dollars
 from minitoolai.core.threads import CONTROL, close_pools, limit_arenas
-from minitoolai.paths import catalog_path, database_url, load_secret_keys, tighten_data_dir
+from minitoolai.paths import catalog_path, load_secret_keys, tighten_data_dir
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Connection
 from minitoolai.storage.migrating import migrate_apart
@@ -71,8 +71,7 @@ def worker(settings: Settings, options: argparse.Namespace) -> None:
 
     check_worker(settings, options.kinds)
     limit_arenas()
-    migrate_apart(database_url(settings))
-    prepare(settings)
+    prepare(settings, migrate_apart)
     tighten_data_dir(settings)
     if asyncio.run(_work(build(settings), lambda where: say(f"MiniToolAI draws for {where}"))):
         # The same process ID, which a service manager knows.
@@ -207,8 +206,7 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
         supervisor.attach_to_supervisor()
         app.serve(build(settings), ready=lambda _: say("ready"), listening=server.inherit_socket(options.listening))
         return 0
-    migrate_apart(database_url(settings))
-    prepare(settings)
+    prepare(settings, migrate_apart)
     tighten_data_dir(settings)
     fetching = contextlib.ExitStack()
 

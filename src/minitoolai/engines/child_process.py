@@ -86,7 +86,7 @@ class ChildProcess:
 
     #: Keep trying after a failed first start.
     retries_first_start = True
-    #: Nobody waits for each of its results, so it may be paused for a moment.
+    #: It may be paused for a moment, because its results are not urgent.
     is_background = False
 
     def __init__(self, name: str) -> None:

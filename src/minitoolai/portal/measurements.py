@@ -13,7 +13,7 @@ import msgspec
 
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.storage.database import Database
-from minitoolai.storage.insight.traffic import Traffic, traffic_by_model_and_day
+from minitoolai.storage.insight.traffic import Traffic, add_up, traffic_by_model_and_day
 
 #: Days of a strip, and of the figures beside it.
 DAYS, FIGURE_DAYS = 90, 30
@@ -67,12 +67,7 @@ class Measurements:
 
 def add_days(days: Mapping[int, Traffic], from_day: int) -> Traffic:
     """Return the sum of the days from this one."""
-    return add_traffic([traffic for day, traffic in days.items() if day >= from_day])
-
-
-def add_traffic(parts: list[Traffic]) -> Traffic:
-    """Return the sum of these."""
-    return Traffic(**{name: sum(getattr(part, name) for part in parts) for name in Traffic.__struct_fields__})
+    return add_up(traffic for day, traffic in days.items() if day >= from_day)
 
 
 def measured(traffic: Traffic) -> Measured:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from minitoolai.core.catalog.catalog import VoiceEntry, language_of
 from minitoolai.engines.speech import stretch
@@ -17,9 +17,6 @@ from minitoolai.engines.speech.encoding import RATE_HZ
 from minitoolai.engines.speech.messages import Sound, Synthesizer, VoiceFile
 from minitoolai.engines.speech.pool import VoicePool, is_installed
 from minitoolai.engines.speech.sound import HibariSound, WholeSound
-
-if TYPE_CHECKING:
-    pass
 
 # ── hibari-tts: the embedded voice ────────────────────────────────────────────────────────────────────────────
 

@@ -17,13 +17,13 @@ from minitoolai.core.models import JobRow
 from minitoolai.core.money import LARGEST_TOTAL_NANO
 from minitoolai.portal.amounts import read_amount
 from minitoolai.portal.pages.insight.account import ACTIONS, render_account
-from minitoolai.portal.pages.insight.dashboard import add_up, deduct
+from minitoolai.portal.pages.insight.dashboard import deduct
 from minitoolai.portal.pages.insight.view import account_number
 from minitoolai.portal.pages.usage import KINDS, STATES
 from minitoolai.portal.request import PageRequest, restore_draft
 from minitoolai.portal.routing import Handler, form, not_found, page
 from minitoolai.storage.database import Connection
-from minitoolai.storage.insight.traffic import Filter, Traffic, emails_of, refunds_since, traffic_by_day
+from minitoolai.storage.insight.traffic import Filter, Traffic, add_up, emails_of, refunds_since, traffic_by_day
 from minitoolai.storage.tables import reports
 
 log = logging.getLogger(__name__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import msgspec
 from starlette.responses import Response
 
@@ -14,15 +16,14 @@ from minitoolai.portal.measurements import (
     DAYS,
     FIGURE_DAYS,
     Measured,
-    Strip,
     add_days,
-    add_traffic,
     measured,
     strip_of,
 )
 from minitoolai.portal.pages.docs import price_list
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, not_found, page
+from minitoolai.storage.insight.traffic import Traffic, add_up
 
 #: Kind → the title, the type of its models, its sample, the page of the reference and that of the studio.
 KINDS: dict[str, tuple[str, type, str, str, str]] = {
@@ -41,15 +42,19 @@ KINDS: dict[str, tuple[str, type, str, str, str]] = {
 
 
 class ModelRow(msgspec.Struct, frozen=True):
-    """A model with what was measured."""
+    """A model with its traffic by day, and the sum of the last days."""
 
     offer: Offer
-    measured: Measured
-    strip: Strip
+    days: Mapping[int, Traffic]
+    sums: Traffic
 
     @property
     def name(self) -> str:
         return self.offer.model.name
+
+    @property
+    def measured(self) -> Measured:
+        return measured(self.sums)
 
 
 def kind_of(offer: Offer) -> str:
@@ -59,23 +64,26 @@ def kind_of(offer: Offer) -> str:
     return next(kind for kind, entry in KINDS.items() if isinstance(offer.model, entry[1]))
 
 
-async def _rows(page: PageRequest, days: int) -> dict[str, list[ModelRow]]:
-    """Return the models by kind, those that are available first, each with its last `days` days."""
-    measurements = page.site.measurements
-    by_model, today = await measurements.by_model(), measurements.today
+async def _measure(page: PageRequest, offers: Iterable[Offer]) -> list[ModelRow]:
+    """Return these models with what was measured."""
+    by_model, from_day = await page.site.measurements.by_model(), page.site.measurements.today - FIGURE_DAYS + 1
+    own = ((offer, by_model.get(offer.model.name, {})) for offer in offers)
+    return [ModelRow(offer, days, add_days(days, from_day)) for offer, days in own]
+
+
+async def _by_kind(page: PageRequest) -> dict[str, list[ModelRow]]:
+    """Return the models by kind, those that are available first."""
+    offers = sorted(page.site.reports.offers(page.price_group), key=lambda offer: offer.engine is None)
     rows: dict[str, list[ModelRow]] = {kind: [] for kind in KINDS}
-    for offer in sorted(page.site.reports.offers(page.price_group), key=lambda offer: offer.engine is None):
-        own = by_model.get(offer.model.name, {})
-        sums = measured(add_days(own, today - FIGURE_DAYS + 1))
-        rows[kind_of(offer)].append(ModelRow(offer, sums, strip_of(own, today, days)))
+    for row in await _measure(page, offers):
+        rows[kind_of(row.offer)].append(row)
     return {kind: members for kind, members in rows.items() if members}
 
 
 @page("/models")
 async def models(page: PageRequest) -> Response:
     """List the models by kind."""
-    rows = await _rows(page, FIGURE_DAYS)
-    return page.render("models/list.html", rows=rows, kinds=KINDS, days=FIGURE_DAYS)
+    return page.render("models/list.html", rows=await _by_kind(page), kinds=KINDS, days=FIGURE_DAYS)
 
 
 @page("/models/{name:path}")
@@ -86,8 +94,7 @@ async def model(page: PageRequest) -> Response:
     if offer is None:
         return not_found(page)
     kind = kind_of(offer)
-    measurements = page.site.measurements
-    own, today = (await measurements.by_model()).get(offer.model.name, {}), measurements.today
+    [row] = await _measure(page, [offer])
     _, _, sample, operation, studio = KINDS[kind]
     renamed = {SAMPLE_MODELS[kind]: offer.model.name}
     if isinstance(offer.model, SpeechModel):
@@ -99,8 +106,8 @@ async def model(page: PageRequest) -> Response:
         kind=kind,
         kinds=KINDS,
         offered=price_list(page.site.reports, page.price_group, only=offer.model.name),
-        measured=measured(add_days(own, today - FIGURE_DAYS + 1)),
-        strip_of=strip_of(own, today, DAYS),
+        measured=row.measured,
+        strip_of=strip_of(row.days, page.site.measurements.today, DAYS),
         days=DAYS,
         figure_days=FIGURE_DAYS,
         sample=example(sample, page.origin, renamed, page.site.shop),
@@ -112,19 +119,16 @@ async def model(page: PageRequest) -> Response:
 @page("/status")
 async def status(page: PageRequest) -> Response:
     """Show which models are available now, and the uptime of each day."""
-    rows = await _rows(page, FIGURE_DAYS)
-    measurements = page.site.measurements
-    by_model, today = await measurements.by_model(), measurements.today
-    shown = {row.name for members in rows.values() for row in members}
-    sums = [add_days(days, today - FIGURE_DAYS + 1) for name, days in by_model.items() if name in shown]
-    unavailable = [row.name for members in rows.values() for row in members if row.offer.engine is None]
+    rows, today = await _by_kind(page), page.site.measurements.today
+    shown = [row for members in rows.values() for row in members]
     return page.render(
         "models/status.html",
         rows=rows,
         kinds=KINDS,
         days=FIGURE_DAYS,
-        whole=measured(add_traffic(sums)),
-        unavailable=unavailable,
+        strips={row.name: strip_of(row.days, today, FIGURE_DAYS) for row in shown},
+        whole=measured(add_up(row.sums for row in shown)),
+        unavailable=[row.name for row in shown if row.offer.engine is None],
     )
 
 

@@ -8,6 +8,7 @@ not depend on the number of customers either.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -113,6 +114,16 @@ class Traffic(msgspec.Struct, frozen=True):
     def uptime(self) -> float | None:
         """Return the share of requests that did not fail."""
         return 1 - self.failures / self.requests if self.requests else None
+
+
+def add_up(parts: Iterable[Traffic]) -> Traffic:
+    """Return the sum of these."""
+    names = Traffic.__struct_fields__
+    sums = dict.fromkeys(names, 0)
+    for part in parts:
+        for name in names:
+            sums[name] += getattr(part, name)
+    return Traffic(**sums)
 
 
 class Filter(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ from minitoolai.storage.insight.traffic import (
     Filter,
     RefundSums,
     Traffic,
+    add_up,
     emails_of,
     refunds_since,
     traffic_by,
@@ -111,16 +112,6 @@ def _times(sums: Traffic) -> Amounts:
     """Return the mean time to the first token, and the mean time from there to the end."""
     whole, first = sums.mean_ms or 0, min(sums.mean_first_ms or 0, sums.mean_ms or 0)
     return (("first", first), ("rest", whole - first))
-
-
-def add_up(parts: Iterable[Traffic]) -> Traffic:
-    """Return the sum of these."""
-    names = Traffic.__struct_fields__
-    sums = dict.fromkeys(names, 0)
-    for part in parts:
-        for name in names:
-            sums[name] += getattr(part, name)
-    return Traffic(**sums)
 
 
 @page("/admin/dashboard/report.csv", access="admin")
