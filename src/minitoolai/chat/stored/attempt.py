@@ -233,7 +233,7 @@ class ResponseAttempt:
         await asyncio.shield(future)
 
     async def save_failure(self, stored: Json | None, error: ServiceError) -> None:
-        """Store why the attempt failed, before the settle: whoever sees that the response failed also sees why.
+        """Store why the attempt failed. It comes before the settle, so a failed response always has its reason.
 
         Without it, the response has only the code of its generation.
         """
