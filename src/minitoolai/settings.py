@@ -71,10 +71,16 @@ class Settings:
         "", "Dollars of credit for each new account that signs up, such as 1.00, once per mailbox. Empty: none."
     )
     admin_second_factor: bool = _setting(
-        False, "Whether admins of the portal must sign in with a second factor (a code of an authenticator app)."
+        False, "Whether admins of the portal must have a second factor (an authenticator app or a passkey)."
+    )
+    user_second_factor: bool = _setting(False, "Whether all users of the portal must have a second factor.")
+    second_factor_reset_hours: int = _setting(
+        72,
+        "Hours between the confirmed request of a user to remove a lost second factor and its removal. 0: only the "
+        "operator removes second factors.",
     )
     password_signin: bool = _setting(
-        True, "Whether users may sign in with a password. Off: only with the providers below."
+        True, "Whether users may sign in with a password. Off: only with passkeys and with the providers below."
     )
     oidc_issuer: str = _setting("", "Issuer of OpenID Connect sign-ins (https://…). Empty: none.")
     oidc_client_id: str = _setting("", "Client ID at that issuer.")

@@ -10,7 +10,7 @@ import pytest
 from minitoolai.accounts import totp
 from minitoolai.accounts.mail import Letter
 from minitoolai.accounts.passwords import Passwords, hash_password
-from minitoolai.accounts.second_factors import SecondFactors, SecretCipher, encrypt_anew
+from minitoolai.accounts.second_factors import PasswordEvidence, Proof, SecondFactors, SecretCipher, encrypt_anew
 from minitoolai.accounts.users import CHALLENGE_MS, Challenge, Users, Visitor
 from minitoolai.core.models import Device, User
 from minitoolai.core.signing import SecretKeys
@@ -49,7 +49,7 @@ def with_factor(books: TemporaryBooks, work: Work, keys: SecretKeys = OLD) -> li
         people = Users(books.database, writer, Passwords(), outbox, books.clock, factors)
         secret = totp.new_secret()
         try:
-            codes = await people.add_second_factor(user, secret, code(books, secret), "", compose)
+            codes = await people.add_second_factor(user, secret, code(books, secret), "", compose, PasswordEvidence())
             assert codes is not None
             await work(people, user, secret, codes)
         finally:
@@ -62,6 +62,10 @@ def with_factor(books: TemporaryBooks, work: Work, keys: SecretKeys = OLD) -> li
 
 def code(books: TemporaryBooks, secret: bytes, offset: int = 0) -> str:
     return totp.code_of_step(secret, totp.step_at(books.clock.now_ms()) + offset)
+
+
+async def prove(books: TemporaryBooks, user: User, text: str) -> Proof | None:
+    return await SecondFactors(books.database, books.clock, OLD).verify(user.user_id, text)
 
 
 async def challenge(people: Users) -> Challenge:
@@ -92,7 +96,9 @@ def test_each_recovery_code_works_once_and_is_reported(books: TemporaryBooks) ->
         assert await people.answer(asked, codes[3].upper(), DEVICE, compose) is not None
         assert await people.answer(asked, codes[3], DEVICE, compose) is None
         assert second_factors.count_recovery_codes(books.connection, user.account_id) == 9
-        renewed = await people.renew_recovery_codes(user, codes[4], compose)
+        proof = await prove(books, user, codes[4])
+        assert proof is not None
+        renewed = await people.renew_recovery_codes(user, proof, compose)
         assert renewed is not None
         assert await people.answer(asked, codes[5], DEVICE, compose) is None
         assert await people.answer(asked, renewed[0], DEVICE, compose) is not None
@@ -131,13 +137,19 @@ def test_setting_up_needs_a_right_code_and_ends_other_sessions(books: TemporaryB
     async def work(people: Users, user: User, secret: bytes, codes: list[str]) -> None:
         # A stolen session is not enough to replace an active second factor.
         other = totp.new_secret()
-        assert await people.add_second_factor(user, other, code(books, other), "", compose) is None
+        assert await people.add_second_factor(user, other, code(books, other), "", compose, PasswordEvidence()) is None
         books.clock.forward(30)
-        assert not await people.remove_second_factor(user, "000000", compose)
-        assert await people.remove_second_factor(user, code(books, secret), compose)
+        assert await prove(books, user, "000000") is None
+        proof = await prove(books, user, code(books, secret))
+        assert proof is not None
+        assert await people.remove_second_factor(user, proof, compose)
+        # Evidence that was used proves nothing more.
+        assert await people.add_second_factor(user, other, code(books, other), "", compose, proof) is None
         assert isinstance(await people.sign_in(ANN, PASSWORD, device=DEVICE), Visitor)
-        assert await people.add_second_factor(user, other, "000000", "", compose) is None
-        assert await people.add_second_factor(user, other, code(books, other), "", compose) is not None
+        assert await people.add_second_factor(user, other, "000000", "", compose, PasswordEvidence()) is None
+        assert (
+            await people.add_second_factor(user, other, code(books, other), "", compose, PasswordEvidence()) is not None
+        )
         assert await people.sessions(user) == []
 
     assert with_factor(books, work) == ["factor_on", "factor_off", "factor_on"]

@@ -6,6 +6,7 @@ A code is consumed in the transaction of the action that it authorizes, so that 
 from __future__ import annotations
 
 import logging
+from typing import Protocol
 
 import msgspec
 
@@ -40,18 +41,39 @@ def _context(account_id: int) -> bytes:
     return f"account {account_id}".encode()
 
 
+class Evidence(Protocol):
+    """What proves the user, and is consumed in the transaction of the action that it authorizes."""
+
+    def consume(self, connection: Connection) -> bool:
+        """Consume it. Return False if it was consumed before, which forbids the action."""
+
+
+class PasswordEvidence(msgspec.Struct, frozen=True):
+    """The right password of a user without second factor."""
+
+    def consume(self, connection: Connection) -> bool:
+        """Return True: a password may be used again."""
+        return True
+
+
 class Proof(msgspec.Struct, frozen=True):
     """A valid code that is not consumed yet: a time step with the re-encrypted secret, or a recovery code."""
 
-    factor: SecondFactor
+    user_id: int
+    #: None: a recovery code.
+    factor: SecondFactor | None = None
     step: int = 0
     secret: bytes = b""
-    recovery_hash: bytes | None = None
+    recovery_hash: bytes = b""
+
+    @property
+    def is_recovery_code(self) -> bool:
+        return self.factor is None
 
     def consume(self, connection: Connection) -> bool:
         """Consume the code inside the caller's transaction. Return False if another request has consumed it."""
-        if self.recovery_hash is not None:
-            return second_factors.use_recovery_code(connection, self.factor.account_id, self.recovery_hash)
+        if self.factor is None:
+            return second_factors.use_recovery_code(connection, self.user_id, self.recovery_hash)
         return second_factors.accept_step(connection, self.factor, self.step, self.secret)
 
 
@@ -81,13 +103,11 @@ class SecondFactors:
 
         `code` is from the authenticator app, or a recovery code.
         """
-        factor = await self.find(account_id)
-        if factor is None:
-            return None
         text = totp.normalize_code(code)
         if len(text) != totp.DIGITS:
-            return Proof(factor, recovery_hash=totp.recovery_hash(account_id, text))
-        return await CIPHERS.run(self._verify_step, factor, text)
+            return Proof(account_id, recovery_hash=totp.recovery_hash(account_id, text))
+        factor = await self.find(account_id)
+        return None if factor is None else await CIPHERS.run(self._verify_step, factor, text)
 
     def _verify_step(self, factor: SecondFactor, code: str) -> Proof | None:
         secret = self._cipher.decrypt(factor.account_id, factor.secret)
@@ -101,7 +121,13 @@ class SecondFactors:
         step = totp.matching_step(secret, code, self._clock.now_ms(), factor.last_step)
         if step is None:
             return None
-        return Proof(factor, step, self._cipher.encrypt(factor.account_id, secret))
+        return Proof(factor.account_id, factor, step, self._cipher.encrypt(factor.account_id, secret))
+
+
+def store_recovery_codes(connection: Connection, account_id: int, codes: list[str]) -> None:
+    """Replace the recovery codes of a user by these."""
+    hashes = [totp.recovery_hash(account_id, code) for code in codes]
+    second_factors.replace_recovery_codes(connection, account_id, hashes)
 
 
 def encrypt_anew(connection: Connection, secret_keys: SecretKeys) -> int:

@@ -17,15 +17,15 @@ import msgspec
 from minitoolai.accounts.addresses import email_forms
 from minitoolai.accounts.mail import Letter, Mailer
 from minitoolai.accounts.passwords import TRUSTED_S, Passwords
-from minitoolai.accounts.second_factors import Proof, SecondFactors
-from minitoolai.accounts.totp import new_recovery_codes, recovery_hash
+from minitoolai.accounts.second_factors import Evidence, SecondFactors, store_recovery_codes
+from minitoolai.accounts.totp import new_recovery_codes
 from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import decode_image_job_request
 from minitoolai.core.models import Device, MailLink, SessionRow, User
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.selling import purses
-from minitoolai.storage.tables import accounts, members, second_factors, users
+from minitoolai.storage.tables import accounts, factor_resets, members, passkeys, second_factors, users
 from minitoolai.storage.tables.users import UNKNOWN_DEVICE
 from minitoolai.storage.writer import Writer
 
@@ -44,6 +44,8 @@ CHALLENGE_MS = 600 * MS
 Purpose = Literal[
     "signup", "known", "reset", "changed",
     "factor_on", "factor_off", "recovery_codes", "recovery_used",
+    "passkey_added", "passkey_removed", "passkey_blocked",
+    "reset_asked", "reset_waiting", "reset_ready", "reset_stopped", "factors_reset",
     "email_new", "email_old", "email_known", "email_changed", "invitation",
 ]  # fmt: skip
 Compose = Callable[[Purpose, str], Letter]
@@ -92,6 +94,8 @@ class Visitor(msgspec.Struct, frozen=True):
 
     user: User
     secret: str
+    #: Whether a recovery code replaced the second factor.
+    has_used_recovery_code: bool = False
 
 
 class Challenge(msgspec.Struct, frozen=True):
@@ -129,10 +133,6 @@ def _find_user(connection: Connection, email: str) -> tuple[User, str | None] | 
 def insert_session(connection: Connection, secret: str, account_id: int, now_ms: int, device: Device) -> None:
     """Insert a session of the user who opened this account."""
     users.insert_session(connection, digest(secret), account_id, now_ms, now_ms + SESSION_MS, device)
-
-
-def _store_recovery_codes(connection: Connection, account_id: int, codes: list[str]) -> None:
-    second_factors.replace_recovery_codes(connection, account_id, [recovery_hash(account_id, code) for code in codes])
 
 
 class Users:
@@ -252,11 +252,28 @@ class Users:
             if found is None or password_mark(found[1]) != challenge.password_mark or not proof.consume(connection):
                 return None
             insert_session(connection, secret, challenge.account_id, now_ms, device)
+            # Whoever has a second factor does not need to have it removed.
+            factor_resets.delete(connection, challenge.account_id)
             return found[0]
 
         user = await self._writer.run(change)
-        if user is not None and proof.recovery_hash is not None:
+        if user is not None and proof.is_recovery_code:
             self.send(compose("recovery_used", ""))
+        return Visitor(user, secret, proof.is_recovery_code) if user else None
+
+    async def sign_in_with(self, evidence: Evidence, user_id: int, device: Device) -> Visitor | None:
+        """Create a session for a user who has proved all factors at once. None if the evidence was used meanwhile."""
+        secret, now_ms = random_text(32), self._clock.now_ms()
+
+        def change(connection: Connection) -> User | None:
+            found = users.find_user_of(connection, user_id)
+            if found is None or not evidence.consume(connection):
+                return None
+            insert_session(connection, secret, user_id, now_ms, device)
+            factor_resets.delete(connection, user_id)
+            return found[0]
+
+        user = await self._writer.run(change)
         return Visitor(user, secret) if user else None
 
     async def _create_session(self, email: str, device: Device) -> Visitor | None:
@@ -305,11 +322,11 @@ class Users:
     # ── second factor ─────────────────────────────────────────────────────────────────────────────────────
 
     async def add_second_factor(
-        self, user: User, totp_secret: bytes, code: str, session: str, compose: Compose
+        self, user: User, totp_secret: bytes, code: str, session: str, compose: Compose, evidence: Evidence
     ) -> list[str] | None:
         """Add a second factor, end all other sessions, notify by e-mail and return the recovery codes.
 
-        Returns None if the code does not belong to this secret, or if the user has a second factor already.
+        Returns None if the code does not belong to this secret, or if the user has an authenticator app already.
         """
         factor = await self._factors.prepare(user.user_id, totp_secret, code)
         if factor is None:
@@ -317,9 +334,9 @@ class Users:
         codes = new_recovery_codes()
 
         def change(connection: Connection) -> bool:
-            if not second_factors.insert(connection, factor):
+            if not evidence.consume(connection) or not second_factors.insert(connection, factor):
                 return False
-            _store_recovery_codes(connection, user.user_id, codes)
+            store_recovery_codes(connection, user.user_id, codes)
             users.end_sessions(connection, user.user_id, but=digest(session))
             return True
 
@@ -328,39 +345,62 @@ class Users:
         self.send(compose("factor_on", ""))
         return codes
 
-    async def remove_second_factor(self, user: User, code: str, compose: Compose) -> bool:
-        """Remove the second factor, if the code is valid, and notify by e-mail."""
-        proof = await self._factors.verify(user.user_id, code)
+    async def remove_second_factor(self, user: User, evidence: Evidence, compose: Compose) -> bool:
+        """Remove the authenticator app, and notify by e-mail. False if the evidence was used, or there is no app."""
 
         def change(connection: Connection) -> bool:
-            return proof is not None and proof.consume(connection) and second_factors.delete(connection, user.user_id)
+            return evidence.consume(connection) and second_factors.delete(connection, user.user_id)
 
-        if proof is None or not await self._writer.run(change):
+        if not await self._writer.run(change):
             return False
         self.send(compose("factor_off", ""))
         return True
 
-    async def renew_recovery_codes(self, user: User, code: str, compose: Compose) -> list[str] | None:
-        """Replace the recovery codes, if the code is valid, and notify by e-mail. Return None if it is not."""
-        proof, codes = await self._factors.verify(user.user_id, code), new_recovery_codes()
+    async def remove_passkey(
+        self, user: User, credential_id: bytes, evidence: Evidence, session: str, compose: Compose
+    ) -> bool:
+        """Remove a passkey, end all other sessions, and notify by e-mail. False if the evidence was used."""
 
         def change(connection: Connection) -> bool:
-            if proof is None or not proof.consume(connection):
+            if not evidence.consume(connection) or not passkeys.delete(connection, user.user_id, credential_id):
                 return False
-            _store_recovery_codes(connection, user.user_id, codes)
+            second_factors.delete_useless_codes(connection, user.user_id)
+            # Whoever holds the removed device may be signed in with it.
+            users.end_sessions(connection, user.user_id, but=digest(session))
             return True
 
-        if proof is None or not await self._writer.run(change):
+        if not await self._writer.run(change):
+            return False
+        self.send(compose("passkey_removed", ""))
+        return True
+
+    async def renew_recovery_codes(self, user: User, evidence: Evidence, compose: Compose) -> list[str] | None:
+        """Replace the recovery codes, and notify by e-mail. None if the evidence was used."""
+        codes = new_recovery_codes()
+
+        def change(connection: Connection) -> bool:
+            if not evidence.consume(connection):
+                return False
+            store_recovery_codes(connection, user.user_id, codes)
+            return True
+
+        if not await self._writer.run(change):
             return None
         self.send(compose("recovery_codes", ""))
         return codes
 
-    async def consume_code(self, user: User, code: str) -> bool:
-        """Return True if the code is valid, which consumes it, or if the user has no second factor."""
-        if not user.has_second_factor:
-            return True
-        proof: Proof | None = await self._factors.verify(user.user_id, code)
-        return proof is not None and bool(await self._writer.run(proof.consume))
+    async def consume(self, evidence: Evidence) -> bool:
+        """Consume evidence for an action that has no transaction of its own. Return False if it was used meanwhile."""
+        return bool(await self._writer.run(evidence.consume))
+
+    async def find(self, user_id: int) -> User | None:
+        """Return the user with this number, or None."""
+        found = await self._database.read_async(users.find_user_of, user_id)
+        return found[0] if found else None
+
+    async def has_password(self, user: User) -> bool:
+        """Return True if the user can sign in with a password."""
+        return await self._database.read_async(users.password_hash_of, user.user_id) is not None
 
     # ── passwords ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -391,6 +431,7 @@ class Users:
                 return None
             users.consume_links(connection, link.email)
             users.set_password(connection, found[0].account_id, hashed)
+            users.record_password_reset(connection, found[0].account_id, now_ms)
             users.end_sessions(connection, found[0].account_id)
             return found[0]
 

@@ -74,6 +74,8 @@ class RetentionSweeper:
         count += retention.delete_expired(connection, "sessions", now_ms, BATCH)
         count += retention.delete_expired(connection, "mail_links", now_ms, BATCH)
         count += retention.delete_expired(connection, "email_changes", now_ms, BATCH)
+        count += retention.delete_expired(connection, "passkey_challenges", now_ms, BATCH)
+        count += retention.delete_expired(connection, "factor_resets", now_ms, BATCH)
         count += retention.delete_expired(connection, "webhook_events", now_ms - EVENT_RETENTION_MS, BATCH)
         if self._policy.prompt_days:
             before_ms = now_ms - int(self._policy.prompt_days * MS_PER_DAY)

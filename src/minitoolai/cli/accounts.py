@@ -47,7 +47,7 @@ from minitoolai.paths import catalog_path, load_secret_keys
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Connection
 from minitoolai.storage.object_store import build_object_store
-from minitoolai.storage.tables import accounts, payments, second_factors, users
+from minitoolai.storage.tables import accounts, factor_resets, payments, users
 from minitoolai.storage.tables.personal_data import Record, read_personal_data
 
 MAX_VOUCHERS = 10_000
@@ -76,7 +76,7 @@ def add_account(commands: Commands[argparse.ArgumentParser]) -> None:
     about = "change the e-mail address of an account, for a user who has lost the old mailbox"
     parser = _add_for_email(group, "email", about, change_email, "account email ann@example.com ann@example.org")
     parser.add_argument("new_email", metavar="NEW", help="the new address")
-    about = "remove the second factor of a user who has lost device and recovery codes; all sessions end"
+    about = "remove the authenticator app and all passkeys of a user who has lost them; all sessions end"
     _add_for_email(
         group, "reset-second-factor", about, reset_second_factor, "account reset-second-factor ann@example.com"
     )
@@ -225,7 +225,7 @@ def change_email(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def reset_second_factor(settings: Settings, options: argparse.Namespace) -> None:
-    """Remove a second factor, end all sessions and notify by e-mail. Raises NotFound if there is none."""
+    """Remove all second factors, end all sessions and notify by e-mail. Raises NotFound if there are none."""
     shop = read_catalog(catalog_path(settings)).shop
     mailer = build_mailer(settings, shop)
     prepare_existing(settings)
@@ -233,12 +233,16 @@ def reset_second_factor(settings: Settings, options: argparse.Namespace) -> None
     def change(connection: Connection) -> tuple[User, bool]:
         user = _require_user(connection, options.email)
         users.end_sessions(connection, user.account_id)
-        return user, second_factors.delete(connection, user.account_id)
+        factor_resets.delete(connection, user.account_id)
+        is_removed = users.delete_factors(connection, user.account_id)
+        if is_removed:
+            log_action(connection, CLOCK, None, user.account_id, "reset_second_factor", source=machine_user())
+        return user, is_removed
 
     user, is_removed = write(settings, change)
     if not is_removed:
         raise NotFound(f"{user.email} has no second factor", param="email")
-    _notify(settings, shop, mailer, user, user.email, "factor_off")
+    _notify(settings, shop, mailer, user, user.email, "factors_reset")
     say(f"{user.email} signs in with the password only, until a new second factor is set up")
 
 

@@ -359,6 +359,7 @@ AdminActionKind = Literal[
     "end_plan",
     "create_coupon",
     "cancel_coupon",
+    "reset_second_factor",
 ]
 
 
@@ -467,6 +468,8 @@ class User(msgspec.Struct, frozen=True):
     role: Role | None = "owner"
     #: Name of the account: the address of the user who opened it.
     account_name: str = ""
+    #: Someone with the password has asked to remove all second factors, and the mailbox has confirmed it.
+    is_factor_reset_pending: bool = False
 
     @property
     def user_id(self) -> int:

@@ -57,8 +57,8 @@ TEXTS: dict[Purpose, Text] = {
     ),
     "factor_off": Text(
         N_("Your second factor was removed"),
-        N_("The second factor was removed from your account. Signing in now requires only your password. If this "
-           "was not you, reset your password now:"),
+        N_("The authenticator app was removed from your account as a second factor. If this was not you, reset your "
+           "password now:"),
         "/reset",
     ),
     "recovery_codes": Text(
@@ -71,6 +71,56 @@ TEXTS: dict[Purpose, Text] = {
         N_("A recovery code was used"),
         N_("Someone signed in to your account with your password and a recovery code. If this was not you, reset "
            "your password now:"),
+        "/reset",
+    ),
+    "passkey_added": Text(
+        N_("A passkey was added"),
+        N_("A new passkey can sign in to your account from now on. All other browsers were signed out. If this was not "
+           "you, remove it here and set a new password:"),
+        "/account/passkeys",
+    ),
+    "passkey_removed": Text(
+        N_("A passkey was removed"),
+        N_("A passkey was removed from your account, and all other browsers were signed out. If this was not you, "
+           "check your second factors here and set a new password:"),
+        "/account/second-factor",
+    ),
+    "passkey_blocked": Text(
+        N_("A passkey was blocked"),
+        N_("A sign-in to your account was refused, because the counter of a passkey went backwards. There may be a "
+           "copy of it. The passkey no longer works. Remove it here, and register your device again:"),
+        "/account/passkeys",
+    ),
+    "reset_asked": Text(
+        N_("Remove your second factor?"),
+        N_("Someone who knows your password asked to remove all second factors from your account. Open this link to "
+           "confirm or cancel. It is valid for one day:"),
+        "/signin/recover?link={secret}",
+        N_("Nothing changes without your confirmation. If you did not ask for this, cancel and set a new password."),
+    ),
+    "reset_waiting": Text(
+        N_("Your second factor will be removed"),
+        N_("All second factors will be removed from your account after a waiting period, as confirmed from this inbox. "
+           "If you did not ask for this, stop it here now:"),
+        "/signin/recover?link={secret}",
+        N_("If you find your device or a recovery code, just sign in with it: that stops the removal, too. We repeat "
+           "this email every day."),
+    ),
+    "reset_ready": Text(
+        N_("You can remove your second factor now"),
+        N_("The waiting period is over. Open this link within seven days to remove all second factors, or to stop it:"),
+        "/signin/recover?link={secret}",
+    ),
+    "reset_stopped": Text(
+        N_("Your second factor stays"),
+        N_("The removal of your second factors was stopped. If this was not you, or if you did not ask for the "
+           "removal, someone knows your password. Set a new one here:"),
+        "/reset",
+    ),
+    "factors_reset": Text(
+        N_("Your second factors were removed"),
+        N_("All second factors were removed from your account, and all browsers were signed out. Sign in and set up a "
+           "new one. If this was not you, reset your password now and contact the operator:"),
         "/reset",
     ),
     "email_new": Text(

@@ -254,9 +254,8 @@ class PageRequest:
 
     @property
     def lacks_second_factor(self) -> bool:
-        """Whether this is an admin who must set up a second factor before anything else."""
-        is_required = self.site.is_second_factor_required and self.user is not None and self.user.is_admin
-        return is_required and not self.member.has_second_factor
+        """Whether this user must set up a second factor before anything else."""
+        return self.user is not None and self.site.requires_second_factor(self.user) and not self.user.has_second_factor
 
     # ── known browsers ────────────────────────────────────────────────────────────────────────────────────
 

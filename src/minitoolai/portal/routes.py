@@ -28,8 +28,10 @@ from minitoolai.portal.pages import (
     keys,
     llms,
     models,
+    passkeys,
     plans,
     playground,
+    recovery,
     reference,
     request_log,
     search,
@@ -53,9 +55,9 @@ from minitoolai.portal.site import Site
 
 #: The modules with pages; each has a list HANDLERS.
 MODULES = (
-    home, auth, external, team, account, security, email, keys, usage, request_log, playground, transcribe, topup,
-    plans, invoices, auto_topup, notices, docs, models, reference, search, llms, check, shop, admin, corrections,
-    selling, admin_account, dashboard, engines, admin_requests, admin_search, view,
+    home, auth, external, team, account, security, passkeys, recovery, email, keys, usage, request_log, playground,
+    transcribe, topup, plans, invoices, auto_topup, notices, docs, models, reference, search, llms, check, shop, admin,
+    corrections, selling, admin_account, dashboard, engines, admin_requests, admin_search, view,
 )  # fmt: skip
 #: First segments of the paths that belong to the portal. The API has all others.
 FIRST_SEGMENTS = frozenset(

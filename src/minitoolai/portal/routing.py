@@ -43,8 +43,10 @@ READING: Final = ("GET", "HEAD")
 CHANGING: Final = ("POST", "PUT", "PATCH", "DELETE")
 #: Pages that may change something when they are opened: they are not part of the view of an account.
 WRITING_PAGES: Final = frozenset({"/topup/done", "/topup/auto/done"})
-#: The page that sets up a second factor: all that an admin without a required one can reach.
+#: The pages that set up second factors: all that a user without a required one can reach.
 SECOND_FACTOR_PATH: Final = "/account/second-factor"
+PASSKEYS_PATH: Final = "/account/passkeys"
+FACTOR_PATHS: Final = (SECOND_FACTOR_PATH, PASSKEYS_PATH)
 #: The form that switches to another account of the user.
 SWITCH_PATH: Final = "/team/switch"
 #: Pages that the user of a suspended account may still read: usage, charges and payments.
@@ -105,8 +107,10 @@ class PageHandler(msgspec.Struct, frozen=True):
         if self.access != "public" and page.user is None:
             save_draft(page, self.draft_fields)
             return _redirect_to_sign_in(page, explain=self.is_form)
-        if self.access != "public" and page.lacks_second_factor and not self.path.startswith(SECOND_FACTOR_PATH):
+        if self.access != "public" and page.lacks_second_factor and not self.path.startswith(FACTOR_PATHS):
             message = page.gettext("Admins must use a second factor. Set one up to continue.")
+            if page.site.is_second_factor_required_of_all:
+                message = page.gettext("This site requires a second factor. Set one up to continue.")
             return page.redirect(SECOND_FACTOR_PATH, flash=message, kind="warn")
         if self.access == "admin" and not page.member.is_admin:
             return not_found(page)

@@ -18,8 +18,10 @@ from minitoolai.accounts.email_changes import EmailChanges
 from minitoolai.accounts.external.identities import ExternalSignIn
 from minitoolai.accounts.external.protocol import ExternalProvider
 from minitoolai.accounts.external.registry import build_sign_ins
+from minitoolai.accounts.factor_resets import FactorResets
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.accounts.mail import Mailer, build_mailer
+from minitoolai.accounts.passkeys import Passkeys
 from minitoolai.accounts.passwords import Passwords
 from minitoolai.accounts.rate_limits import Failures, Throttle
 from minitoolai.accounts.second_factors import SecondFactors
@@ -40,6 +42,7 @@ from minitoolai.core.catalog.catalog import Model
 from minitoolai.core.catalog.shop import DARK, Logo, Shop, mix
 from minitoolai.core.clock import Clock
 from minitoolai.core.marks import MarkCodec
+from minitoolai.core.models import User
 from minitoolai.core.roles import Action
 from minitoolai.core.signing import SecretKeys
 from minitoolai.http.failure_limits import FailureLimits
@@ -47,6 +50,7 @@ from minitoolai.httpclient.client import HttpClient
 from minitoolai.images.provenance.certificates import certificate_digest
 from minitoolai.images.provenance.check import MarkChecker
 from minitoolai.images.results import PublicAddress
+from minitoolai.portal.factor_reset_mail import FactorResetMailer
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.i18n import LANGUAGES, N_, formatter, translations
 from minitoolai.portal.measurements import Measurements
@@ -207,6 +211,10 @@ class Site:
     is_signup_open: bool
     #: Whether an admin without a second factor reaches nothing but its set-up.
     is_second_factor_required: bool
+    #: The same of every user.
+    is_second_factor_required_of_all: bool
+    passkeys: Passkeys
+    factor_resets: FactorResets
     #: Limits of an account: requests per minute (0: no limit) and queued images.
     requests_per_minute: int
     max_queued_images: int
@@ -233,6 +241,10 @@ class Site:
         """The name, the colours and the pages of the shop, as the catalog has them now."""
         return self.reports.catalog.shop
 
+    def requires_second_factor(self, user: User) -> bool:
+        """Return True if this user must have a second factor."""
+        return self.is_second_factor_required_of_all or (self.is_second_factor_required and user.is_admin)
+
     @property
     def public_url(self) -> str:
         """The address of the site without a trailing slash; empty to take it from each request."""
@@ -247,6 +259,8 @@ class Site:
             tasks.create_task(
                 NoticeMailer(self.database, self.writer, self.mailer, self.address, self.reports.catalog).run()
             )
+            resets = FactorResetMailer(self.factor_resets, self.mailer, self.address, self.reports.catalog, self.signer)
+            tasks.create_task(resets.run())
             if self.cashier.providers:
                 tasks.create_task(self.cashier.poll())
                 tasks.create_task(self.auto_topups.run())
@@ -406,6 +420,9 @@ def build_site(
         address=address,
         is_signup_open=settings.signup,
         is_second_factor_required=settings.admin_second_factor,
+        is_second_factor_required_of_all=settings.user_second_factor,
+        passkeys=Passkeys(database, writer, clock, address),
+        factor_resets=FactorResets(database, writer, clock, settings.second_factor_reset_hours),
         requests_per_minute=settings.requests_per_minute,
         max_queued_images=settings.image_queue,
         tries_factor=settings.tries_factor,

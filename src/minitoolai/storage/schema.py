@@ -84,6 +84,8 @@ users = Table(
     Column("suspended_reason", Text),
     # The prices of this group in the catalog apply. NULL: the list prices.
     Column("price_group", Text),
+    # When the password was last replaced with a link in an e-mail.
+    Column("password_reset_ms", Int64),
     CheckConstraint("is_admin IN (0, 1)", name="is_admin_is_a_flag"),
     sqlite_strict=True,
 )
@@ -198,6 +200,57 @@ recovery_codes = Table(
     metadata,
     Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
     Column("code_hash", LargeBinary, primary_key=True),
+    sqlite_strict=True,
+)
+
+#: Passkeys (WebAuthn) of users. `user_id` is the number of the user.
+passkeys = Table(
+    "passkeys",
+    metadata,
+    Column("credential_id", LargeBinary, primary_key=True),
+    Column("user_id", Int64, ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("sign_count", Int64, nullable=False),
+    Column("name", Text, nullable=False),
+    # How the browser reaches the authenticator, separated by spaces, such as `internal hybrid`.
+    Column("transports", Text, nullable=False),
+    Column("is_synced", Integer, nullable=False),
+    Column("created_ms", Int64, nullable=False),
+    Column("used_ms", Int64),
+    # Since when it is refused, because its counter went backwards: there may be a copy of it.
+    Column("blocked_ms", Int64),
+    CheckConstraint("is_synced IN (0, 1)", name="is_synced_is_a_flag"),
+    sqlite_strict=True,
+)
+
+#: Challenges that a browser has to sign with a passkey. A row is deleted when it is answered.
+passkey_challenges = Table(
+    "passkey_challenges",
+    metadata,
+    Column("challenge", LargeBinary, primary_key=True),
+    Column("purpose", Text, nullable=False),
+    Column("browser_hash", LargeBinary, nullable=False),
+    # NULL: any user may answer.
+    Column("user_id", Int64, ForeignKey("accounts.id"), index=True),
+    Column("expires_ms", Int64, nullable=False, index=True),
+    CheckConstraint("purpose IN ('create', 'sign_in', 'confirm')", name="purpose_known"),
+    sqlite_strict=True,
+)
+
+#: Removals of all second factors that users without device and recovery codes have asked for; at most one per user.
+factor_resets = Table(
+    "factor_resets",
+    metadata,
+    Column("user_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("id", Int64, nullable=False, unique=True),
+    Column("created_ms", Int64, nullable=False),
+    # When the mailbox confirmed it, and when it may be finished.
+    Column("confirmed_ms", Int64),
+    Column("ready_ms", Int64),
+    # When the next e-mail about it is due.
+    Column("next_mail_ms", Int64),
+    Column("expires_ms", Int64, nullable=False, index=True),
+    _index("ix_factor_resets_mail", "next_mail_ms", where="next_mail_ms IS NOT NULL"),
     sqlite_strict=True,
 )
 
@@ -878,7 +931,7 @@ admin_actions = Table(
     CheckConstraint(
         "action IN ('grant', 'revoke_keys', 'reload_catalog', 'suspend', 'unsuspend', 'reverse', 'refund',"
         " 'cancel_vouchers', 'note', 'view', 'set_group', 'start_plan', 'end_plan', 'create_coupon',"
-        " 'cancel_coupon')",
+        " 'cancel_coupon', 'reset_second_factor')",
         name="action_known",
     ),
     Index("ix_admin_actions_account", "account_id", "id"),

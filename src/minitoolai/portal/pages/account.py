@@ -15,7 +15,8 @@ from minitoolai.core.threads import EXPORTS
 from minitoolai.http.exports import Parts, csv_lines
 from minitoolai.portal.charts import escape_formula
 from minitoolai.portal.i18n import N_
-from minitoolai.portal.pages.auth import GUESSES, email_composer, read_new_password
+from minitoolai.portal.pages.auth import email_composer, read_new_password
+from minitoolai.portal.pages.proofs import wait_to_prove_s, ways_to_prove
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, not_found, page, too_many_requests
 from minitoolai.storage.tables.payments import payments_owing
@@ -37,6 +38,7 @@ async def render_account(page: PageRequest, status: int = 200) -> Response:
         email_change=await site.email_changes.pending(page.member),
         identities=await site.external.of_user(page.member),
         connect_token=site.signer.pack("connect", page.connect_mark),
+        passkeys=await site.passkeys.of_user(page.member), ways=await ways_to_prove(page),
     )  # fmt: skip
 
 
@@ -88,12 +90,6 @@ async def leave(page: PageRequest) -> Response:
         return page.redirect("/account", flash=page.gettext(UNDELETED[result]), kind="bad")
     page.sign_out()
     return page.redirect("/", flash=page.gettext("Your account is deleted. Goodbye!"))
-
-
-async def wait_to_prove_s(page: PageRequest) -> int:
-    """Return the seconds to wait before another try of the password or of a code, and count the try."""
-    # By the account alone: a session is needed, so no other client can use this up.
-    return await page.site.throttle.wait(f"password {page.member.user_id}", GUESSES)
 
 
 # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,7 @@ from minitoolai.accounts.users import Challenge, Compose, SignIn
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.portal.letters import letter_composer
 from minitoolai.portal.request import PageRequest
-from minitoolai.portal.routing import Handler, form, not_found, page, too_many_requests
+from minitoolai.portal.routing import SECOND_FACTOR_PATH, Handler, form, not_found, page, too_many_requests
 
 #: Per network (an IPv4 address or a /64), which many people may share.
 SIGNINS = Limit(30, 900.0)
@@ -138,7 +138,13 @@ async def code_page(page: PageRequest) -> Response:
     """Show the form for the code of the second factor."""
     if page.challenge() is None:
         return page.redirect("/signin")
-    return page.render("access/code.html", next=page.next_url("/keys"))
+    return await _render_code(page)
+
+
+async def _render_code(page: PageRequest, status: int = 200) -> Response:
+    challenge = page.challenge()
+    can_use_passkey = challenge is not None and await page.site.passkeys.can_answer(challenge.account_id)
+    return page.render("access/code.html", status, next=page.next_url("/keys"), can_use_passkey=can_use_passkey)
 
 
 @form("/signin/code")
@@ -154,10 +160,15 @@ async def code(page: PageRequest) -> Response:
     visitor = await page.site.users.answer(challenge, page.form.pop_password("code"), page.device, compose)
     if visitor is None:
         page.form.add_error("code", wrong_code(page))
-        return page.render("access/code.html", 422, next=page.next_url("/keys"))
+        return await _render_code(page, 422)
     await page.site.throttle.forgive(_code_key(page, challenge))
     page.discard_challenge()
     page.sign_in(visitor)
+    if visitor.has_used_recovery_code:
+        message = page.gettext(
+            "You used a recovery code. If you have lost your device, remove it here and set up a new one."
+        )
+        return page.redirect(SECOND_FACTOR_PATH, flash=message, kind="warn")
     return page.redirect_to_url(page.next_url("/keys"))
 
 

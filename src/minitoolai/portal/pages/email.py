@@ -6,8 +6,9 @@ from starlette.responses import Response
 
 from minitoolai.accounts.addresses import email_forms
 from minitoolai.accounts.email_changes import LinkedChange
-from minitoolai.portal.pages.account import render_account, wait_to_prove_s
+from minitoolai.portal.pages.account import render_account
 from minitoolai.portal.pages.auth import can_mail, email_composer, read_email, wait_for_email_s, wrong_code
+from minitoolai.portal.pages.proofs import prove
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, page, too_many_requests
 
@@ -17,19 +18,17 @@ CONFIRM_PATH = "/account/email/confirm"
 @form("/account/email", access="user", action="self")
 async def change_email(page: PageRequest) -> Response:
     """Send a link to both mailboxes, if the password and the code of the second factor are right."""
-    password, code = page.form.pop_password("password_email"), page.form.pop_password("code_email")
-    if wait_s := await wait_to_prove_s(page):
-        return too_many_requests(page, wait_s)
     email = read_email(page)
     if email and page.member.email in email_forms(email):
         page.form.add_error("email", page.gettext("This is already your address."))
-    if page.form.is_valid and not await page.site.users.verify_password(page.member, password):
-        page.form.add_error("password_email", page.gettext("Wrong password."))
+    evidence = await prove(page, "password_email", "code_email")
+    if isinstance(evidence, Response):
+        return evidence
     if page.form.is_valid and (wait_s := await wait_for_email_s(page, email)):
         return too_many_requests(page, wait_s)
     if page.form.is_valid and not await can_mail(page, email):
         return await render_account(page, 503)
-    if page.form.is_valid and not await page.site.users.consume_code(page.member, code):
+    if page.form.is_valid and evidence is not None and not await page.site.users.consume(evidence):
         page.form.add_error("code_email", wrong_code(page))
     if not page.form.is_valid:
         return await render_account(page, 422)

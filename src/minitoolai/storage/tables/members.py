@@ -93,6 +93,7 @@ def members_of(connection: Connection, account_id: int) -> list[Member]:
     rows = connection.execute(
         "SELECT m.user_id, u.email, m.role, m.created_ms, m.budget_id,"
         " EXISTS (SELECT 1 FROM second_factors f WHERE f.account_id = m.user_id)"
+        " OR EXISTS (SELECT 1 FROM passkeys k WHERE k.user_id = m.user_id)"
         " FROM members m JOIN users u ON u.account_id = m.user_id WHERE m.account_id = ?"
         " ORDER BY m.created_ms, m.user_id",
         (account_id,),

@@ -48,6 +48,9 @@ _SHORT = {
     "team_budgets": "account_id = ?",
     "member_actions": "account_id = ?",
     "identities": "user_id = ?",
+    "passkeys": "user_id = ?",
+    "passkey_challenges": "user_id = ?",
+    "factor_resets": "user_id = ?",
     # Of the account, and of its user in other accounts.
     "members": "account_id = ? OR user_id = ?",
 }
@@ -57,9 +60,13 @@ OWNED = (
     "transfers", "refunds", "payments", "vouchers", "outbox", "responses",
     "buyers", "invoices", "subscriptions", "auto_topups", "notice_settings", "notices", "purses", "coupon_uses",
     "members", "invitations", "team_budgets", "member_actions", "identities",
+    "passkeys", "passkey_challenges", "factor_resets",
 )  # fmt: skip
 #: Secrets and their hashes are not exported.
-_SECRET = ("password_hash", "secret_hmac", "code_hmac", "secret_hash", "secret", "new_hash", "old_hash")
+_SECRET = (
+    "password_hash", "secret_hmac", "code_hmac", "secret_hash", "secret", "new_hash", "old_hash", "challenge",
+    "browser_hash",
+)  # fmt: skip
 #: What concerns the operator alone: the supplier of a generation, its names and prices.
 _OF_THE_OPERATOR = ("engine", "served_model", "purchase", "attempts", "worker")
 

@@ -47,6 +47,8 @@ _EXPIRING = {
     "sessions": ("secret_hash", "expires_ms"),
     "mail_links": ("secret_hash", "expires_ms"),
     "email_changes": ("account_id", "expires_ms"),
+    "passkey_challenges": ("challenge", "expires_ms"),
+    "factor_resets": ("user_id", "expires_ms"),
     "webhook_events": ("event_id", "seen_ms"),
 }
 

@@ -41,9 +41,20 @@ def accept_step(connection: Connection, seen: SecondFactor, step: int, secret: b
 
 
 def delete(connection: Connection, account_id: int) -> bool:
-    """Delete the second factor of an account with its recovery codes. False if there is none."""
-    connection.execute("DELETE FROM recovery_codes WHERE account_id = ?", (account_id,))
-    return bool(connection.execute_many("DELETE FROM second_factors WHERE account_id = ?", [(account_id,)]))
+    """Delete the TOTP second factor of an account. False if there is none. Recovery codes stay for passkeys."""
+    is_deleted = bool(connection.execute_many("DELETE FROM second_factors WHERE account_id = ?", [(account_id,)]))
+    delete_useless_codes(connection, account_id)
+    return is_deleted
+
+
+def delete_useless_codes(connection: Connection, account_id: int) -> None:
+    """Delete the recovery codes of an account without any second factor."""
+    connection.execute(
+        "DELETE FROM recovery_codes WHERE account_id = ?"
+        " AND NOT EXISTS (SELECT 1 FROM second_factors WHERE account_id = ?)"
+        " AND NOT EXISTS (SELECT 1 FROM passkeys WHERE user_id = ?)",
+        (account_id, account_id, account_id),
+    )
 
 
 def replace_recovery_codes(connection: Connection, account_id: int, code_hashes: Sequence[bytes]) -> None:

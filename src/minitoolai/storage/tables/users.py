@@ -10,25 +10,29 @@ import msgspec
 from minitoolai.core.errors import NotFound
 from minitoolai.core.models import Device, EmailChange, MailLink, SessionRow, User
 from minitoolai.storage.database import Connection, Row
-from minitoolai.storage.tables import accounts, identities, members, responses, second_factors
+from minitoolai.storage.tables import accounts, factor_resets, identities, members, passkeys, responses, second_factors
 from minitoolai.storage.tables.members import JoinedAccount
 
 UNKNOWN_DEVICE = Device()
 #: Columns of a `User`, from `users u` and `accounts a`.
 USER_COLUMNS = (
     "u.account_id, u.email, u.is_admin, u.language, u.created_ms, a.posted, a.held,"
-    " EXISTS (SELECT 1 FROM second_factors f WHERE f.account_id = u.account_id), u.suspended_ms, u.suspended_reason,"
-    " u.price_group"
+    " EXISTS (SELECT 1 FROM second_factors f WHERE f.account_id = u.account_id)"
+    " OR EXISTS (SELECT 1 FROM passkeys k WHERE k.user_id = u.account_id),"
+    " EXISTS (SELECT 1 FROM factor_resets r WHERE r.user_id = u.account_id AND r.confirmed_ms IS NOT NULL),"
+    " u.suspended_ms, u.suspended_reason, u.price_group"
 )
 _LINK = "purpose, email, password_hash, browser_hash, expires_ms"
 
 
 def user_of_row(row: Row) -> User:
     """Return the user of a row of USER_COLUMNS."""
-    account_id, email, is_admin, language, created_ms, posted, held, has_second_factor, *suspension = row
+    account_id, email, is_admin, language, created_ms, posted, held, has_second_factor, is_reset, *suspension = row
     is_admin, has_second_factor = bool(is_admin), bool(has_second_factor)
     user = User(account_id, email, is_admin, language, created_ms, posted, held, has_second_factor, *suspension)
-    return msgspec.structs.replace(user, person_id=account_id, account_name=email)
+    return msgspec.structs.replace(
+        user, person_id=account_id, account_name=email, is_factor_reset_pending=bool(is_reset)
+    )
 
 
 def find_user(connection: Connection, email: str) -> tuple[User, str | None] | None:
@@ -60,6 +64,17 @@ def password_hash_of(connection: Connection, account_id: int) -> str | None:
 def set_password(connection: Connection, account_id: int, password_hash: str) -> None:
     """Replace the password hash."""
     connection.execute("UPDATE users SET password_hash = ? WHERE account_id = ?", (password_hash, account_id))
+
+
+def record_password_reset(connection: Connection, account_id: int, now_ms: int) -> None:
+    """Record that a link in an e-mail replaced the password."""
+    connection.execute("UPDATE users SET password_reset_ms = ? WHERE account_id = ?", (now_ms, account_id))
+
+
+def password_reset_ms_of(connection: Connection, account_id: int) -> int | None:
+    """Return when a link in an e-mail last replaced the user's password."""
+    rows = connection.execute("SELECT password_reset_ms FROM users WHERE account_id = ?", (account_id,))
+    return rows[0][0] if rows else None
 
 
 def set_language(connection: Connection, account_id: int, language: str) -> None:
@@ -111,11 +126,18 @@ def forget_person(connection: Connection, user_id: int, name: str, now_ms: int) 
         (name, user_id),
     )
     end_sessions(connection, user_id)
-    second_factors.delete(connection, user_id)
+    delete_factors(connection, user_id)
+    factor_resets.delete(connection, user_id)
     delete_email_change(connection, user_id)
     identities.delete_all(connection, user_id)
     for membership in members.memberships_of(connection, user_id):
         members.delete(connection, membership.account_id, user_id, now_ms)
+
+
+def delete_factors(connection: Connection, user_id: int) -> bool:
+    """Delete all second factors of a user with the recovery codes. Return False if there are none."""
+    count = passkeys.delete_all(connection, user_id)
+    return second_factors.delete(connection, user_id) or count > 0
 
 
 # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -45,6 +45,7 @@ ACTIONS = {
     "end_plan": N_("Plan cancelled"),
     "create_coupon": N_("Coupon created"),
     "cancel_coupon": N_("Coupon cancelled"),
+    "reset_second_factor": N_("Second factors removed"),
 }
 
 
