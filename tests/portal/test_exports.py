@@ -155,6 +155,7 @@ def test_the_export_of_an_account_has_the_bytes_of_one_piece(
 def everything(connection: object, table: str, account_id: int) -> list[dict[str, object]]:
     """The rows of an account as one query found them."""
     secret = ("password_hash", "secret_hmac", "code_hmac", "secret_hash")
+    secret += ("challenge", "browser_hash")
     secret += ("engine", "served_model", "purchase", "attempts", "worker")
     columns = [column.name for column in metadata.tables[table].columns if column.name not in secret]
     where = {
@@ -163,6 +164,9 @@ def everything(connection: object, table: str, account_id: int) -> list[dict[str
         "purses": "owner_id = ?",
         "members": "? IN (account_id, user_id)",
         "identities": "user_id = ?",
+        "passkeys": "user_id = ?",
+        "passkey_challenges": "user_id = ?",
+        "factor_resets": "user_id = ?",
     }.get(table, "account_id = ?")
     rows = connection.execute(  # type: ignore[attr-defined]
         f"SELECT {', '.join(columns)} FROM {table} WHERE {where} ORDER BY 1", (account_id,)

@@ -47,6 +47,7 @@ from minitoolai.storage.selling.purses import Purse
 from minitoolai.storage.tables import (
     accounts,
     audit,
+    factor_resets,
     idempotency,
     identities,
     job_inputs,
@@ -55,6 +56,7 @@ from minitoolai.storage.tables import (
     marks,
     members,
     outbox,
+    passkeys,
     payments,
     personal_data,
     refunds,
@@ -66,8 +68,11 @@ from minitoolai.storage.tables import (
     usage_days,
     users,
 )
+from minitoolai.storage.tables.factor_resets import FactorReset
 from minitoolai.storage.tables.identities import IdentityRow
 from minitoolai.storage.tables.members import MemberAction, TeamBudget
+from minitoolai.storage.tables.passkeys import Challenge as PasskeyChallenge
+from minitoolai.storage.tables.passkeys import Passkey
 from tests.support.books import DONE, NOON_MS, TemporaryBooks, credit, hold, refund, settle
 from tests.support.history import seed_history
 from tests.support.old_days import no_file
@@ -77,6 +82,7 @@ MODULES = (
     accounts,
     audit,
     coupons,
+    factor_resets,
     idempotency,
     identities,
     job_inputs,
@@ -85,6 +91,7 @@ MODULES = (
     marks,
     members,
     outbox,
+    passkeys,
     payments,
     personal_data,
     purses,
@@ -110,6 +117,7 @@ IN_PROGRESS = {
     "ix_holds_pending", "ix_generations_queue", "ix_generations_queued", "ix_generations_drawn", "ix_outbox_due",
     "ix_auto_topups_running", "ix_notices_mail_due", "ix_payments_open", "ix_payments_owing",
     "pk_archived_days", "ix_responses_open", "pk_workers", "ix_subscriptions_running",
+    "ix_factor_resets_mail",
 }  # fmt: skip
 #: Function → why it may scan.
 MAY_SCAN = {
@@ -290,7 +298,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(reports.newest_version, account).add(reports.statement_page, account, below=None, before_ms=now, rows=5)
     c.add(reports.usage_cells, account, day, now)
     c.add(reports._other_transfers, account, 1, 9).add(reports._usage_transfers, account, account, now, 5)
-    for table in ("sessions", "mail_links", "email_changes", "webhook_events"):
+    for table in ("sessions", "mail_links", "email_changes", "passkey_challenges", "factor_resets", "webhook_events"):
         c.add(retention.delete_expired, table, now, 5)
     c.add(retention.erase_prompts, now, 5).add(retention.expire_images, now, 5).add(retention.find_image, 7)
     c.add(job_inputs.add, 7, [f"{'a' * 64}-7"], now).add(job_inputs.keys_of, 7).add(job_inputs.unneeded, now, 5)
@@ -323,6 +331,18 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(identities.find, "https://login.example.com", "u").add(identities.insert, identity)
     c.add(identities.of_user, account).add(identities.delete, account, "https://login.example.com", "u")
     c.add(identities.delete_all, account)
+    passkey = Passkey(b"c", account, b"k", 1, "Laptop", "internal", False, now)
+    c.add(passkeys.insert, passkey).add(passkeys.find, b"c").add(passkeys.of_user, account)
+    c.add(passkeys.record_use, passkey, 2, True, now).add(passkeys.block, b"c", now)
+    c.add(passkeys.rename, account, b"c", "Phone").add(passkeys.delete, account, b"c").add(passkeys.delete_all, account)
+    c.add(passkeys.insert_challenge, PasskeyChallenge(b"x", "sign_in", b"b", account, now))
+    c.add(passkeys.take_challenge, b"x", "sign_in", now)
+    reset = FactorReset(account, 9, now, now, now, now, now + 5)
+    c.add(factor_resets.replace, reset).add(factor_resets.of_user, account, now).add(factor_resets.find, 9, now)
+    c.add(factor_resets.set_times, reset).add(factor_resets.has_due, now).add(factor_resets.due, now, 5)
+    c.add(factor_resets.delete, account).add(users.delete_factors, account)
+    c.add(users.record_password_reset, account, now).add(users.password_reset_ms_of, account)
+    c.add(second_factors.delete_useless_codes, account)
     c.add(members.insert_action, account, MemberAction(1, account, "join", None, None, None, now))
     c.add(second_factors.find, account).add(second_factors.insert, factor).add(second_factors.delete, account)
     c.add(second_factors.accept_step, factor, 2, b"t").add(second_factors.replace_recovery_codes, account, [b"c"])

@@ -98,7 +98,7 @@ class Visitor(requests.Session):
         return self
 
 
-def new_user(server: ServerProcess, email: str, *, is_admin: bool = False) -> Visitor:
+def new_user(server: ServerProcess, email: str, *, is_admin: bool = False, lands_on: str = "/en/keys") -> Visitor:
     """A browser with the session of a new user on the keys page, as after `sign_up`.
 
     Both are written to the database, which spares each test a sign-up with its e-mail and its hash.
@@ -115,7 +115,7 @@ def new_user(server: ServerProcess, email: str, *, is_admin: bool = False) -> Vi
     visitor = Visitor(server)
     visitor.cookies.set("session", secret, domain="127.0.0.1", path="/")
     visitor.open("/keys")
-    assert visitor.page.url.endswith("/en/keys"), visitor.page.url
+    assert visitor.page.url.endswith(lands_on), visitor.page.url
     return visitor
 
 

@@ -38,7 +38,7 @@ CLOSED = (
     "/keys", "/keys/+", "/studio", "/studio/image", "/studio/speech", "/studio/transcribe",
     "/usage", "/usage/requests", "/usage/requests/~", "/balance", "/topup", "/invoices", "/account/notices",
     "/admin/invoices",
-    "/account", "/account/second-factor", "/team", "/team/log", "/team/accounts",
+    "/account", "/account/second-factor", "/account/passkeys", "/team", "/team/log", "/team/accounts",
     "/admin", "/admin/accounts", "/admin/accounts/#", "/admin/jobs",
     "/admin/actions", "/admin/catalog", "/admin/dashboard", "/admin/requests", "/admin/requests/~", "/admin/engines",
     "/admin/accounts/#/statement", "/admin/accounts/#/payments", "/admin/accounts/#/keys",

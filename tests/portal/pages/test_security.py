@@ -116,7 +116,9 @@ def test_a_recovery_code_opens_once_and_is_reported(member: Visitor, email: str,
     visitor = Visitor(server).sign_in(email)
     before = len(letters(server, email))
     visitor.submit("/signin/code", code=codes[0].upper())
-    assert visitor.page.url.endswith("/keys")
+    # Whoever has lost the device goes on where it can be replaced.
+    assert visitor.page.url.endswith(PAGE)
+    assert "You used a recovery code." in visitor.page.text
     eventually(lambda: any("A recovery code was used" in letter for letter in letters(server, email)[before - 1 :]))
     again = Visitor(server).sign_in(email)
     again.submit("/signin/code", code=codes[0])
@@ -169,7 +171,10 @@ def test_the_operator_removes_a_second_factor(member: Visitor, email: str, serve
     add_second_factor(server, email)
     done = server.command("account", "reset-second-factor", email)
     assert done.returncode == 0, done.stderr
-    assert "Your second factor was removed" in done.stderr
+    assert "Your second factors were removed" in done.stderr
+    rows = server.read(lambda c: c.execute("SELECT action, source FROM admin_actions ORDER BY id DESC LIMIT 1"))
+    assert rows[0][0] == "reset_second_factor"
+    assert "@" in rows[0][1]
     assert "/signin" in member.open("/account").url
     assert Visitor(server).sign_in(email).page.url.endswith("/keys")
     again = server.command("account", "reset-second-factor", email)

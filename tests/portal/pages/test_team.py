@@ -81,6 +81,9 @@ def test_every_page_for_users_names_an_action_or_concerns_the_user_alone() -> No
         "/account/second-factor", "/account/second-factor/on", "/account/second-factor/off",
         "/account/second-factor/codes", "/account/email", "/account/connect", "/account/disconnect",
         "/team/accounts", "/team/switch",
+        "/account/passkeys", "/account/passkeys/begin", "/account/passkeys/add", "/account/passkeys/challenge",
+        "/account/passkeys/{passkey}", "/account/passkeys/{passkey}/rename", "/account/passkeys/{passkey}/remove",
+        "/account/second-factor/keep",
     }  # fmt: skip
     assert {handler.action for handler in guarded()} | {"keys"} == set(ACTIONS)
 
