@@ -190,6 +190,7 @@ class Server:
             asyncio.create_task(services.in_flight.run_ticker()),
             asyncio.create_task(services.auditor.run()),
             asyncio.create_task(services.sweeper.run()),
+            asyncio.create_task(services.bodies.run()),
             asyncio.create_task(services.archive_keeper.run()),
             asyncio.create_task(services.plan_keeper.run()),
             asyncio.create_task(services.images.worker.run()),
@@ -230,6 +231,7 @@ class Server:
             await self._metrics.close()
             await services.site.close()
             await services.http.close()
+            await services.bodies.flush()
             await CONTROL.run(services.writer.stop)
             if services.tracing is not None:
                 await CONTROL.run(services.tracing.close)

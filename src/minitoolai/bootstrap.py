@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from minitoolai.accounts.keys import KeyPolicy, KeyVerifier, trusted_proxies
 from minitoolai.accounts.rate_limits import build_limits
+from minitoolai.accounts.request_bodies import BodyKeeper
 from minitoolai.accounts.shared_limits import SharedBuckets
 from minitoolai.availability import Reports
 from minitoolai.billing.archive.archiver import ArchiveKeeper, Archiver, ServerAccess
@@ -74,6 +75,7 @@ class Services:
     images: Images
     in_flight: InFlight
     keys: KeyVerifier
+    bodies: BodyKeeper
     idempotency: IdempotencyStore
     sweeper: RetentionSweeper
     archive_keeper: ArchiveKeeper
@@ -208,6 +210,7 @@ def build(settings: Settings) -> Services:
     transcription = build_transcription(settings, shared, caps)
     images = build_images(settings, shared)
     keys = KeyVerifier(database, secret_key, clock, KeyPolicy(clock, limits, trusted_proxies=trusted_proxies(settings)))
+    bodies = keys.bodies = images.service.bodies = BodyKeeper(database, writer, clock, secret_key)
     objects = build_object_store(settings)
     archive = ArchiveReader(database, objects)
     reports = Reports(database, chats, speech, transcription.service, images.service, archive, stands)
@@ -228,6 +231,7 @@ def build(settings: Settings) -> Services:
         images=images,
         in_flight=shared.in_flight,
         keys=keys,
+        bodies=bodies,
         idempotency=IdempotencyStore(database, writer, clock, store_responses=settings.answer_retention_hours > 0),
         sweeper=RetentionSweeper(database, writer, clock, retention_policy(settings)),
         archive_keeper=_build_archive_keeper(settings, shared, objects),

@@ -155,7 +155,7 @@ def test_the_export_of_an_account_has_the_bytes_of_one_piece(
 def everything(connection: object, table: str, account_id: int) -> list[dict[str, object]]:
     """The rows of an account as one query found them."""
     secret = ("password_hash", "secret_hmac", "code_hmac", "secret_hash")
-    secret += ("challenge", "browser_hash")
+    secret += ("challenge", "browser_hash", "wrapped_key")
     secret += ("engine", "served_model", "purchase", "attempts", "worker")
     columns = [column.name for column in metadata.tables[table].columns if column.name not in secret]
     where = {

@@ -61,6 +61,7 @@ from minitoolai.storage.tables import (
     personal_data,
     refunds,
     reports,
+    request_bodies,
     responses,
     retention,
     second_factors,
@@ -73,6 +74,7 @@ from minitoolai.storage.tables.identities import IdentityRow
 from minitoolai.storage.tables.members import MemberAction, TeamBudget
 from minitoolai.storage.tables.passkeys import Challenge as PasskeyChallenge
 from minitoolai.storage.tables.passkeys import Passkey
+from minitoolai.storage.tables.request_bodies import BodyRow, BodySettings
 from tests.support.books import DONE, NOON_MS, TemporaryBooks, credit, hold, refund, settle
 from tests.support.history import seed_history
 from tests.support.old_days import no_file
@@ -97,6 +99,7 @@ MODULES = (
     purses,
     refunds,
     reports,
+    request_bodies,
     request_log,
     responses,
     retention,
@@ -117,7 +120,7 @@ IN_PROGRESS = {
     "ix_holds_pending", "ix_generations_queue", "ix_generations_queued", "ix_generations_drawn", "ix_outbox_due",
     "ix_auto_topups_running", "ix_notices_mail_due", "ix_payments_open", "ix_payments_owing",
     "pk_archived_days", "ix_responses_open", "pk_workers", "ix_subscriptions_running",
-    "ix_factor_resets_mail",
+    "ix_factor_resets_mail", "ix_body_settings_off",
 }  # fmt: skip
 #: Function → why it may scan.
 MAY_SCAN = {
@@ -153,6 +156,7 @@ MAY_SCAN = {
     "marks.generations_at": "the check of a file for marks, limited by address; one look into an index per account",
     "job_inputs.unneeded": "rows exist only while an edit waits or runs",
     "second_factors.all_secrets": "the command `secret forget`",
+    "request_bodies.all_keys": "the command `secret forget`",
     "users.erase_personal_data": "stored responses live for a day; read once in the life of an account",
 }
 #: Functions that only run statements given to them, or that only write rows by key.
@@ -343,6 +347,13 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(factor_resets.delete, account).add(users.delete_factors, account)
     c.add(users.record_password_reset, account, now).add(users.password_reset_ms_of, account)
     c.add(second_factors.delete_useless_codes, account)
+    bodies = BodySettings(account, 7, b"k", now)
+    c.add(request_bodies.save_settings, bodies).add(request_bodies.find_settings, account)
+    c.add(request_bodies.wrapped_keys, [account]).add(request_bodies.all_keys)
+    c.add(request_bodies.replace_key, account, b"k", b"l").add(request_bodies.find, 5, account, now)
+    c.add(request_bodies.insert, [BodyRow(5, account, b"q", b"r", 1, 1, now)])
+    c.add(request_bodies.delete_expired, now, 5).add(request_bodies.delete_unreadable, 5)
+    c.add(request_bodies.erase, account)
     c.add(members.insert_action, account, MemberAction(1, account, "join", None, None, None, now))
     c.add(second_factors.find, account).add(second_factors.insert, factor).add(second_factors.delete, account)
     c.add(second_factors.accept_step, factor, 2, b"t").add(second_factors.replace_recovery_codes, account, [b"c"])

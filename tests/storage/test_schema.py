@@ -38,6 +38,8 @@ BREAKERS = {
     "ck_users_is_admin_is_a_flag": "UPDATE users SET is_admin = 2",
     "ck_email_changes_is_new_confirmed_is_a_flag": "UPDATE email_changes SET is_new_confirmed = 2",
     "ck_email_changes_is_old_confirmed_is_a_flag": "UPDATE email_changes SET is_old_confirmed = 2",
+    "ck_body_settings_days_limited": "UPDATE body_settings SET days = 31",
+    "ck_body_settings_key_while_on": "UPDATE body_settings SET days = 0",
     "ck_passkeys_is_synced_is_a_flag": "UPDATE passkeys SET is_synced = 2",
     "ck_passkey_challenges_purpose_known": "UPDATE passkey_challenges SET purpose = 'spam'",
     "ck_mail_links_purpose_known": "UPDATE mail_links SET purpose = 'spam'",
@@ -99,6 +101,7 @@ ROWS: dict[str, tuple[object, ...]] = {
         2,
     ),
     "email_changes (account_id, email, new_hash, old_hash, expires_ms)": ("A", "new@example.com", b"n", b"o", 2),
+    "body_settings (account_id, days, wrapped_key, changed_ms)": ("A", 7, b"k", 1),
     "passkeys (credential_id, user_id, public_key, sign_count, name, transports, is_synced, created_ms)": (
         b"c",
         "A",

@@ -35,7 +35,7 @@ CLOSED = (
     "/usage?days=30", "/usage?days=90", "/usage/usage.csv?days=90", "/usage/requests",
     "/usage/requests?state=failed", "/usage/requests?model=nothing&kind=chat", "/usage/requests/REQUEST",
     "/studio", "/studio/image",
-    "/studio/speech", "/studio/transcribe", "/account", "/account/second-factor", "/account/passkeys", "/team",
+    "/studio/speech", "/studio/transcribe", "/account", "/account/second-factor", "/account/passkeys", "/usage/bodies", "/team",
     "/team/log", "/team/accounts", "/topup", "/invoices", "/docs",
     "/admin", "/admin/accounts",
     "/admin/accounts?q=9@example", "/admin/accounts/ACCOUNT", "/admin/jobs", "/admin/actions", "/admin/catalog",

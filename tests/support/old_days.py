@@ -23,6 +23,7 @@ from minitoolai.http.exports import csv_lines
 from minitoolai.ledger.types import Credit, PlaceHold, Reverse, Settle
 from minitoolai.portal.pages.account import statement_line
 from minitoolai.storage.database import Connection
+from minitoolai.storage.insight.requests import LogFilter, LogPlace
 from minitoolai.storage.object_store import LocalObjectStore, ObjectStore
 from minitoolai.storage.selling import purses
 from minitoolai.storage.tables import accounts
@@ -171,6 +172,7 @@ async def _everything_of(books: TemporaryBooks, folder: Path, account: int) -> d
         ],
         "pages": [row async for row in _pages(reader, account)],
         "requests": listed,
+        "filtered": [[row async for row in _matching(reader, only)] for only in filters(account)],
         "generations": [await _generation(books, reader, account, row.id) for row in listed],
         "by day": await usage.report(account, begin, end, "day"),
         "half days": await usage.report(account, begin + noon, UNTIL_MS - noon, "model"),
@@ -195,6 +197,28 @@ async def _pages(reader: ArchiveReader, account: int) -> Any:
         for row in rows:
             yield row
         below, until = rows[-1].version, rows[-1].at_ms
+
+
+def filters(account: int) -> list[LogFilter]:
+    """Filters that reach live days, archived days, or both."""
+    return [
+        LogFilter(account, state="failed"),
+        LogFilter(account, kind="chat", model="gpt-4o-mini", key_id="key000000001"),
+        LogFilter(account, model="nothing"),
+        LogFilter(account, from_ms=UNTIL_MS - 2 * MS_PER_DAY, until_ms=UNTIL_MS + MS_PER_DAY),
+        LogFilter(account, kind="image", until_ms=UNTIL_MS - MS_PER_DAY),
+        LogFilter(account, from_ms=UNTIL_MS),
+    ]
+
+
+async def _matching(reader: ArchiveReader, only: LogFilter) -> Any:
+    place: LogPlace | None = None
+    while True:
+        found, place = await reader.matching_requests(only, 13, place)
+        for row in found:
+            yield row
+        if place is None:
+            return
 
 
 async def _leaf(reader: ArchiveReader, account: int) -> Any:
@@ -231,7 +255,7 @@ def live(books: TemporaryBooks) -> list[int]:
     return sorted({row[0] // MS_PER_DAY for row in books.rows("SELECT created_ms FROM generations")})
 
 
-def no_content(account: int, number: int, part: str, sealed: bytes) -> object:
+def no_content(table: str, account: int, number: int, part: str, sealed: bytes) -> object:
     """Stand for a cipher in a test that stores no response."""
     raise AssertionError(f"no response was stored, but {part} of {number} is read")
 

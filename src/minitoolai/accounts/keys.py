@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from minitoolai.accounts.addresses import check_email, email_forms
 from minitoolai.accounts.rate_limits import Headers, Limits
+from minitoolai.accounts.request_bodies import BodyKeeper
 from minitoolai.accounts.shared_limits import SharedBuckets
 from minitoolai.core.clock import Clock, base62, random_text
 from minitoolai.core.errors import (
@@ -235,6 +236,8 @@ class KeyVerifier:
     def __init__(self, database: Database, secret_key: bytes, clock: Clock, policy: KeyPolicy | None = None) -> None:
         #: Rules and rate limits for verified keys, None if nothing is limited.
         self.policy = policy
+        #: Stores requests and responses for accounts that have asked for it. None: for no account.
+        self.bodies: BodyKeeper | None = None
         self._database = database
         self._secret_key = secret_key
         self._clock = clock
@@ -286,6 +289,7 @@ class KeyVerifier:
             rotation_group=(row.rotation_group or row.id) if rules else "",
             price_group=owner.price_group,
             team_budget=owner.team_budget,
+            body_days=owner.body_days if self.bodies is not None else 0,
         )
         if len(self._cache) >= MAX_CACHED_KEYS:
             self._cache.clear()

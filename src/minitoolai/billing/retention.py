@@ -16,7 +16,7 @@ from minitoolai.core.errors import ServiceError, SettingsError, StoreError
 from minitoolai.ledger.types import IDEMPOTENCY_TTL_MS
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.tables import idempotency, ledger, responses, retention
+from minitoolai.storage.tables import idempotency, ledger, request_bodies, responses, retention
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,8 @@ class RetentionSweeper:
         now_ms = self._clock.now_ms()
         count = idempotency.delete_expired(connection, now_ms) + ledger.delete_old_periods(connection, now_ms)
         count += responses.delete_expired(connection, now_ms)
+        count += request_bodies.delete_expired(connection, now_ms, BATCH)
+        count += request_bodies.delete_unreadable(connection, BATCH)
         count += retention.delete_expired(connection, "sessions", now_ms, BATCH)
         count += retention.delete_expired(connection, "mail_links", now_ms, BATCH)
         count += retention.delete_expired(connection, "email_changes", now_ms, BATCH)

@@ -21,6 +21,7 @@ from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, header, re
 from minitoolai.http.auth import authenticate
 from minitoolai.http.bodies import BodyLimits, read_parsed
 from minitoolai.http.errors import error_body, last_event
+from minitoolai.http.exchanges import RECORDING, record
 from minitoolai.http.request_context import set_generation
 from minitoolai.http.streaming import (
     EVENT_STREAM,
@@ -159,6 +160,9 @@ class ChatEndpoint:
                 await refuse_method(scope, send, self._dialect.path)
                 return
             caller = await authenticate(scope, self._keys)
+            if caller.body_days and RECORDING not in scope:
+                await record(self, self._keys, caller, scope, receive, send)
+                return
             request = await read_parsed(self._dialect.parse, scope, receive, self.limits)
             run = await self._chats.begin(caller, request)
         except ClientLeft:

@@ -18,6 +18,7 @@ from minitoolai.accounts.email_changes import move_user
 from minitoolai.accounts.keys import require_account
 from minitoolai.accounts.mail import Mailer, build_mailer
 from minitoolai.accounts.passwords import hash_password
+from minitoolai.accounts.request_bodies import BodyVault
 from minitoolai.accounts.users import Purpose, erase_personal_data
 from minitoolai.billing.corrections import log_action
 from minitoolai.billing.payments import grant, make_voucher
@@ -47,7 +48,7 @@ from minitoolai.paths import catalog_path, load_secret_keys
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Connection
 from minitoolai.storage.object_store import build_object_store
-from minitoolai.storage.tables import accounts, factor_resets, payments, users
+from minitoolai.storage.tables import accounts, factor_resets, payments, request_bodies, users
 from minitoolai.storage.tables.personal_data import Record, read_personal_data
 
 MAX_VOUCHERS = 10_000
@@ -160,9 +161,14 @@ def export_account(settings: Settings, options: argparse.Namespace) -> None:
         def read_file(path: str) -> bytes:
             return runner.run(objects.get_file(path))
 
-        vault = ResponseVault(load_secret_keys(settings))
+        secrets = load_secret_keys(settings)
+        vault, bodies = ResponseVault(secrets), BodyVault(secrets)
+        wrapped = database.read(lambda c: request_bodies.wrapped_keys(c, [account_id])).get(account_id)
+        key = None if wrapped is None else bodies.unwrap(account_id, wrapped)
 
-        def decrypt(owner: int, number: int, part: str, sealed: bytes) -> Any:
+        def decrypt(table: str, owner: int, number: int, part: str, sealed: bytes) -> Any:
+            if table == "request_bodies":
+                return None if key is None else bodies.open(key, number, part, bytes(sealed))
             plain = vault.open(owner, number, part, sealed)
             return None if plain is None else msgspec.json.decode(plain)
 

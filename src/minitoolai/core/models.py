@@ -152,6 +152,8 @@ class Caller(msgspec.Struct, frozen=True):
     price_group: str | None = None
     #: Budget of the member who owns the key.
     team_budget: Budget | None = None
+    #: Days for which requests and responses are stored, as the account has chosen. 0: they are not.
+    body_days: int = 0
 
 
 class EngineAttempt(msgspec.Struct, frozen=True, omit_defaults=True):

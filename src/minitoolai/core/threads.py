@@ -68,12 +68,14 @@ ARCHIVE = ThreadPool("archive", 1)
 MAIL = ThreadPool("mail", 4)
 #: Encrypt and decrypt the secrets of second factors.
 CIPHERS = ThreadPool("ciphers", 1)
+#: Prepare, encrypt and decrypt stored requests and responses.
+BODIES = ThreadPool("bodies", 1)
 #: Resolve the names of upstreams and of the moderation server.
 NAMES = ThreadPool("upstream-names", 16)
 #: Start and stop what this process registered: the writer, tracing, the registration at the database.
 CONTROL = ThreadPool("control", 2)
 
-POOLS = (EXPORTS, RESPONSES, PICTURES, DOCUMENTS, AUDIO, FILES, UPLOADS, ARCHIVE, MAIL, CIPHERS, NAMES, CONTROL)
+POOLS = (EXPORTS, RESPONSES, PICTURES, DOCUMENTS, AUDIO, FILES, UPLOADS, ARCHIVE, MAIL, CIPHERS, BODIES, NAMES, CONTROL)
 
 
 #: glibc's M_ARENA_MAX, and its value here.

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Mapping
 
 import msgspec
 
+from minitoolai.accounts.request_bodies import BodyKeeper
 from minitoolai.billing.charging import Charging, image_job_bound
 from minitoolai.core.catalog.catalog import Catalog, ImageModel
 from minitoolai.core.clock import generation_name, random_number
@@ -25,6 +26,7 @@ from minitoolai.core.telemetry.tracing import request_parent
 from minitoolai.engines.images.codec import EDITS
 from minitoolai.engines.images.lora_tags import without_tags
 from minitoolai.engines.protocols import ImageEngine
+from minitoolai.http.exchanges import keep_parameters
 from minitoolai.http.validation import shortened
 from minitoolai.images.attempt import JobServices
 from minitoolai.images.lora_tags import check_lora_tags
@@ -76,6 +78,8 @@ class ImageService:
         self.catalog = catalog
         self.engines = engines
         self.in_flight = in_flight
+        #: Stores what jobs ask for, for accounts that have asked for it.
+        self.bodies: BodyKeeper | None = None
         self._services = services
         self._events = services.events
         self._clock = services.clock
@@ -143,13 +147,16 @@ class ImageService:
         Overloaded if no engine is ready.
         """
         try:
-            return await self._submit(caller, request, inputs)
+            job = await self._submit(caller, request, inputs)
         except ServiceError as error:
             if error.is_fault:
                 model = self.catalog.image_model(request.model)
                 engine = self.engine_for(model, _count(request, inputs))
                 self._charging.count_refusal(model.engines[0] if engine is None else engine.name, model.name, error)
             raise
+        if caller.body_days and self.bodies is not None:
+            keep_parameters(self.bodies, caller, job.job_id, msgspec.structs.replace(request, trace=None))
+        return job
 
     async def _submit(self, caller: Caller, request: ImageJobRequest, inputs: EditInputs | None) -> SubmittedJob:
         self.in_flight.check_open()

@@ -19,6 +19,7 @@ from minitoolai.portal.pages import (
     account,
     admin,
     auth,
+    bodies,
     check,
     corrections,
     docs,
@@ -55,9 +56,9 @@ from minitoolai.portal.site import Site
 
 #: The modules with pages; each has a list HANDLERS.
 MODULES = (
-    home, auth, external, team, account, security, passkeys, recovery, email, keys, usage, request_log, playground,
-    transcribe, topup, plans, invoices, auto_topup, notices, docs, models, reference, search, llms, check, shop, admin,
-    corrections, selling, admin_account, dashboard, engines, admin_requests, admin_search, view,
+    home, auth, external, team, account, security, passkeys, recovery, email, keys, usage, request_log, bodies,
+    playground, transcribe, topup, plans, invoices, auto_topup, notices, docs, models, reference, search, llms, check,
+    shop, admin, corrections, selling, admin_account, dashboard, engines, admin_requests, admin_search, view,
 )  # fmt: skip
 #: First segments of the paths that belong to the portal. The API has all others.
 FIRST_SEGMENTS = frozenset(

@@ -12,6 +12,7 @@ from minitoolai.http.asgi import Headers, Receive, Scope, Send, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.bodies import BodyLimits, read_parsed
 from minitoolai.http.errors import error_event, status_and_type
+from minitoolai.http.exchanges import RECORDING, record
 from minitoolai.http.request_context import set_generation
 from minitoolai.http.streaming import EVENT_STREAM, StreamWriter, method_not_allowed, stream_response
 from minitoolai.http.validation import json_object, non_empty_text, number, shortened
@@ -86,6 +87,9 @@ class SpeechEndpoint:
                 await method_not_allowed(send)
                 return
             caller = await authenticate(scope, self._keys)
+            if caller.body_days and RECORDING not in scope:
+                await record(self, self._keys, caller, scope, receive, send)
+                return
             request = await read_parsed(parse_speech, scope, receive, self.limits)
             run = await self._speeches.begin(caller, request)
         except ClientLeft:

@@ -938,6 +938,37 @@ admin_actions = Table(
     sqlite_strict=True,
 )
 
+#: Accounts that have requests and responses stored, with the encrypted key that encrypts them.
+body_settings = Table(
+    "body_settings",
+    metadata,
+    Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    # 0: turned off. The row stays until the bodies are deleted.
+    Column("days", Integer, nullable=False),
+    Column("wrapped_key", LargeBinary),
+    Column("changed_ms", Int64, nullable=False),
+    CheckConstraint("days >= 0 AND days <= 30", name="days_limited"),
+    CheckConstraint("(days > 0) = (wrapped_key IS NOT NULL)", name="key_while_on"),
+    _index("ix_body_settings_off", "account_id", where="wrapped_key IS NULL"),
+    sqlite_strict=True,
+)
+
+#: Requests and responses of generations (same ID), encrypted under the key of the account.
+request_bodies = Table(
+    "request_bodies",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("request", LargeBinary),
+    Column("response", LargeBinary),
+    # Before they were cut.
+    Column("request_bytes", Int64, nullable=False),
+    Column("response_bytes", Int64, nullable=False),
+    Column("expires_ms", Int64, nullable=False, index=True),
+    Index("ix_request_bodies_account", "account_id", "id"),
+    sqlite_strict=True,
+)
+
 #: Facts about the installation by name, such as the mark of the secret that its keys are hashed under.
 installation = Table(
     "installation",

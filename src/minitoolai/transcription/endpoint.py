@@ -12,6 +12,7 @@ from minitoolai.core.transcription import TranscriptionRequest, TranscriptTask
 from minitoolai.http.asgi import Headers, Receive, Scope, Send, respond, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.errors import error_event, status_and_type
+from minitoolai.http.exchanges import RECORDING, note_parameters, record
 from minitoolai.http.request_context import set_generation
 from minitoolai.http.streaming import (
     EVENT_STREAM,
@@ -49,7 +50,11 @@ class TranscriptionEndpoint:
                 await method_not_allowed(send)
                 return
             caller = await authenticate(scope, self._keys)
+            if caller.body_days and RECORDING not in scope:
+                await record(self, self._keys, caller, scope, receive, send)
+                return
             async with self.received(caller, scope, receive) as form:
+                note_parameters(scope, form.fields)
                 request = parse_transcription(form, self._task)
                 run = await self._service.begin(caller, request)
                 await _respond(run, scope, receive, send)

@@ -21,6 +21,7 @@ from minitoolai.storage.archive import rows
 from minitoolai.storage.archive.files import ArchivedRow, Part
 from minitoolai.storage.archive.rows import AccountPart
 from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.insight.requests import LogFilter, LogPlace, list_requests
 from minitoolai.storage.object_store import ObjectStore
 from minitoolai.storage.selling.purses import Purse
 from minitoolai.storage.tables import refunds, reports
@@ -138,6 +139,29 @@ class ArchiveReader:
                 found += [_recent_request(row, given) for row in reversed(wanted)]
         return found
 
+    async def matching_requests(
+        self, only: LogFilter, limit: int, before: LogPlace | None = None
+    ) -> tuple[list[RecentRequest], LogPlace | None]:
+        """Return requests of one account that fit the filters, newest first, and the place where the next page begins.
+
+        A page looks through a limited number of requests: WINDOW live ones, or `limit` archived ones.
+        """
+        assert only.account_id is not None, "the log of all accounts has no archived days"
+        until_ms = await self._database.read_async(rows.archived_until_ms)
+        place = before
+        if only.until_ms is not None:
+            place = (only.until_ms, 0) if before is None else min(before, (only.until_ms, 0))
+        if place is None or place[0] > until_ms:
+            found, older = await self._database.report(only.account_id, _matching_live, only, limit, before)
+            # Go on with the archived days, if the filters reach them.
+            has_archived = older is None and (only.from_ms or 0) < until_ms
+            return found, (until_ms, 0) if has_archived else older
+        looked = await self.recent_requests(only.account_id, limit, place)
+        last = looked[-1] if len(looked) == limit else None
+        is_over = last is None or last.created_ms < (only.from_ms or 0)
+        found = [row for row in looked if only.fits(row)]
+        return found, None if is_over or last is None else (last.created_ms, last.id)
+
     async def find_generation(self, generation_id: int, account_id: int) -> Generation | None:
         """Return an archived generation, or None if this account does not own it."""
         from_ms = created_ms(generation_id)
@@ -219,6 +243,22 @@ def _statement_rows(
         connection, account_id, below=below, before_ms=before_ms, rows=wanted, owner_id=owner_id
     )
     return max(below - wanted, 1), below, {row.version: row for row in found}
+
+
+def _matching_live(
+    connection: Connection, only: LogFilter, limit: int, before: LogPlace | None
+) -> tuple[list[RecentRequest], LogPlace | None]:
+    page = list_requests(connection, only, limit, before)
+    given = refunds.refunded_each(connection, [row.id for row in page.rows])
+    found = [
+        RecentRequest(
+            row.id, row.created_ms, row.finished_ms, row.kind, row.model, row.key_id, row.state, row.error_code,
+            row.input_units, row.output_units, row.cached_units, row.cost or 0, row.cost is None, row.engine,
+            given.get(row.id, 0), row.purse_id,
+        )
+        for row in page.rows
+    ]  # fmt: skip
+    return found, page.older
 
 
 def _live_requests(

@@ -19,6 +19,7 @@ from minitoolai.core.inference import ChatRequest
 from minitoolai.http.asgi import JSON, Receive, Scope, Send, respond, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.bodies import BodyLimits, read_parsed
+from minitoolai.http.exchanges import RECORDING, record
 from minitoolai.http.request_context import set_generation
 from minitoolai.http.routing import MethodRoute, json_response, route
 from minitoolai.http.validation import shortened
@@ -46,6 +47,9 @@ class ResponsesEndpoint:
                 await refuse_method(scope, send, self._dialect.path)
                 return
             caller = await authenticate(scope, self._keys)
+            if caller.body_days and RECORDING not in scope:
+                await record(self, self._keys, caller, scope, receive, send)
+                return
             request = await read_parsed(self._dialect.parse, scope, receive, self.limits)
             if isinstance(request.form, PendingResponse):
                 request = await self._background.complete(caller, request.form)

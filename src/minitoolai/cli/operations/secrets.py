@@ -9,6 +9,7 @@ import argparse
 import os
 from pathlib import Path
 
+from minitoolai.accounts.request_bodies import wrap_anew
 from minitoolai.accounts.second_factors import encrypt_anew
 from minitoolai.cli.common import Commands, add_command, add_group, say, write
 from minitoolai.core.clock import random_bytes
@@ -68,9 +69,9 @@ def forget_secret(settings: Settings, options: argparse.Namespace) -> None:
     path = settings.data_dir / f"secret-{options.id}.key"
     if path.name not in {found.name for found in settings.data_dir.glob("secret-*.key")}:
         raise NotFound(f"there is no previous secret {options.id}; see minitoolai secret list")
-    # No second factor may need the secret that is deleted.
+    # Neither a second factor nor the key of stored bodies may need the secret that is deleted.
     secrets = load_secret_keys(settings)
-    write(settings, lambda connection: encrypt_anew(connection, secrets))
+    write(settings, lambda connection: (encrypt_anew(connection, secrets), wrap_anew(connection, secrets)))
     path.unlink()
     say(f"{options.id} is forgotten. Restart every server and worker.")
 

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import msgspec
 from starlette.responses import Response
 
+from minitoolai.accounts.request_bodies import StoredBodies
 from minitoolai.core.catalog.prices import decode_parts, nano_of
 from minitoolai.core.clock import MS_PER_DAY, generation_name, parse_generation_name
 from minitoolai.core.models import EngineAttempt, Generation, RecentRequest
@@ -22,10 +23,8 @@ from minitoolai.portal.pages.docs import BUCKET_NAMES
 from minitoolai.portal.pages.usage import KINDS, MAX_PURSES, STATES, key_names
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, not_found, page
-from minitoolai.storage.database import Connection
-from minitoolai.storage.insight.requests import WINDOW, LogFilter, LogPlace, list_requests
+from minitoolai.storage.insight.requests import LogFilter, LogPlace
 from minitoolai.storage.selling import purses
-from minitoolai.storage.tables.refunds import refunded_each
 from minitoolai.storage.tables.reports import find_generation
 
 MAX_REQUESTS = 80
@@ -59,29 +58,12 @@ def _filter(page: PageRequest, typed: dict[str, str]) -> LogFilter:
     )  # fmt: skip
 
 
-def _read(
-    connection: Connection, only: LogFilter, limit: int, before: LogPlace | None
-) -> tuple[list[RecentRequest], LogPlace | None]:
-    """Return requests that fit the filters, and the place where the next page begins."""
-    found = list_requests(connection, only, limit, before)
-    given = refunded_each(connection, [row.id for row in found.rows])
-    rows = [
-        RecentRequest(
-            row.id, row.created_ms, row.finished_ms, row.kind, row.model, row.key_id, row.state, row.error_code,
-            row.input_units, row.output_units, row.cached_units, row.cost or 0, row.cost is None, row.engine,
-            given.get(row.id, 0), row.purse_id,
-        )
-        for row in found.rows
-    ]  # fmt: skip
-    return rows, found.older
-
-
 async def _next_rows(
     page: PageRequest, typed: dict[str, str], limit: int, before: LogPlace | None
 ) -> tuple[list[RecentRequest], LogPlace | None]:
-    """Return up to `limit` requests. Only without filters they include those of archived days."""
+    """Return up to `limit` requests, also of archived days."""
     if any(typed.values()):
-        return await page.report(_read, _filter(page, typed), limit, before)
+        return await page.site.reports.archive.matching_requests(_filter(page, typed), limit, before)
     rows = await page.site.reports.archive.recent_requests(page.member.account_id, limit + 1, before)
     last = rows[limit - 1] if len(rows) > limit else None
     return rows[:limit], None if last is None else (last.created_ms, last.id)
@@ -102,7 +84,7 @@ async def requests(page: PageRequest) -> Response:
     return page.render(
         "usage/requests.html", rows=rows, typed=typed, query=query, newer=before is not None, most=MAX_REQUESTS,
         older=None if older is None else urlencode({**chosen, "until": older[0], "below": older[1]}),
-        names=names, kinds=KINDS, states=STATES, models=sorted(page.site.reports.models()), window=WINDOW,
+        names=names, kinds=KINDS, states=STATES, models=sorted(page.site.reports.models()),
         plans={purse.id: titles[purse.plan].title if purse.plan in titles else purse.plan for purse in owned},
         generation_name=generation_name, is_filtered=bool(chosen),
     )  # fmt: skip
@@ -159,8 +141,16 @@ async def request(page: PageRequest) -> Response:
         "usage/request.html", row=found, name=generation_name(found.id), states=STATES, kinds=KINDS, names=names,
         is_pending=found.state in ("queued", "running"), parts=[(part, nano_of(part)) for part in parts],
         bucket_names=BUCKET_NAMES, attempts=[] if found.attempts is None else _decode_attempts(found.attempts),
-        explanation=WORDS.get(code, ""), remedy=REMEDIES.get(code),
+        explanation=WORDS.get(code, ""), remedy=REMEDIES.get(code), bodies=await _bodies(page, found.id),
     )  # fmt: skip
+
+
+async def _bodies(page: PageRequest, generation_id: int) -> StoredBodies | None:
+    """Return what is stored of a request, for members who may use keys. The operator's view never shows it."""
+    keeper = page.site.keys.bodies
+    if keeper is None or page.viewer is not None or not page.may("use"):
+        return None
+    return await keeper.find(page.member.account_id, generation_id)
 
 
 async def _find(page: PageRequest, generation_id: int) -> Generation | None:

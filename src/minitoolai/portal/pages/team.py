@@ -43,6 +43,8 @@ LOG_NAMES = {
     "remove": N_("Removed a member"),
     "leave": N_("Left"),
     "hand_over": N_("Handed the account over"),
+    "store_bodies": N_("Turned on stored requests"),
+    "delete_bodies": N_("Turned off stored requests"),
     "save_budget": N_("Saved a budget"),
     "delete_budget": N_("Deleted a budget"),
     "create_key": N_("Created a key"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from minitoolai.core.models import GenerationState, Kind
+from minitoolai.core.models import GenerationState, Kind, RecentRequest
 from minitoolai.storage.database import Connection
 
 #: Requests that one page looks through.
@@ -72,6 +72,13 @@ class LogFilter(msgspec.Struct, frozen=True):
         given = {"kind": self.kind, "model": self.model, "state": self.state, "error_code": self.error_code}
         given["key_id"] = self.key_id
         return {f"g.{name} = ?": value for name, value in given.items() if value is not None}
+
+    def fits(self, row: RecentRequest) -> bool:
+        """Return True if a request of this account fits the filters."""
+        names = ("kind", "model", "state", "error_code", "key_id")
+        if any(getattr(self, name) not in (None, getattr(row, name)) for name in names):
+            return False
+        return (self.from_ms or 0) <= row.created_ms and (self.until_ms is None or row.created_ms < self.until_ms)
 
 
 class LogPage(msgspec.Struct, frozen=True):

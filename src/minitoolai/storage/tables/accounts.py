@@ -95,6 +95,8 @@ class KeyOwner(NamedTuple):
     suspended_reason: str | None
     price_group: str | None
     team_budget: Budget | None = None
+    #: Days for which its requests and responses are stored. 0: they are not.
+    body_days: int = 0
 
 
 def find_key_and_owner(connection: Connection, key_id: str) -> tuple[KeyRow, KeyOwner] | None:
@@ -102,17 +104,18 @@ def find_key_and_owner(connection: Connection, key_id: str) -> tuple[KeyRow, Key
     columns = ", ".join(f"k.{name}" for name in _KEY_COLUMNS.split(", "))
     rows = connection.execute(
         f"SELECT {columns}, CASE WHEN u.suspended_ms IS NOT NULL THEN coalesce(u.suspended_reason, '') END,"
-        " u.price_group, b.id, b.daily, b.monthly, b.total"
+        " u.price_group, coalesce(s.days, 0), b.id, b.daily, b.monthly, b.total"
         " FROM api_keys k LEFT JOIN users u ON u.account_id = k.account_id"
         " LEFT JOIN members m ON m.account_id = k.account_id AND m.user_id = k.member_id"
-        " LEFT JOIN team_budgets b ON b.id = m.budget_id WHERE k.id = ?",
+        " LEFT JOIN team_budgets b ON b.id = m.budget_id"
+        " LEFT JOIN body_settings s ON s.account_id = k.account_id WHERE k.id = ?",
         (key_id,),
     )
     if not rows:
         return None
-    *key, suspended_reason, price_group, budget_id, daily, monthly, total = rows[0]
+    *key, suspended_reason, price_group, body_days, budget_id, daily, monthly, total = rows[0]
     budget = None if budget_id is None else Budget(budget_id, daily, monthly, total)
-    return _key(tuple(key)), KeyOwner(suspended_reason, price_group, budget)
+    return _key(tuple(key)), KeyOwner(suspended_reason, price_group, budget, body_days)
 
 
 def keys_of(connection: Connection, account_id: int, *, for_pages: bool = False) -> list[KeyRow]:

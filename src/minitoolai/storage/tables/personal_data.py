@@ -22,8 +22,8 @@ Read = Callable[[Callable[[Connection], Any]], Any]
 #: Returns a file of the object store.
 ReadFile = Callable[[str], bytes]
 Record = dict[str, Any]
-#: Decrypts a column of a response: `decrypt(account_id, response_id, column, ciphertext)`. None if its key is lost.
-Decrypt = Callable[[int, int, str, bytes], Any]
+#: Decrypts a column of a table: `decrypt(table, account_id, id, column, ciphertext)`. None if its key is lost.
+Decrypt = Callable[[str, int, int, str, bytes], Any]
 
 #: Tables with few rows for each customer → condition that selects them; the placeholder is the account ID.
 _SHORT = {
@@ -51,6 +51,7 @@ _SHORT = {
     "passkeys": "user_id = ?",
     "passkey_challenges": "user_id = ?",
     "factor_resets": "user_id = ?",
+    "body_settings": "account_id = ?",
     # Of the account, and of its user in other accounts.
     "members": "account_id = ? OR user_id = ?",
 }
@@ -60,12 +61,12 @@ OWNED = (
     "transfers", "refunds", "payments", "vouchers", "outbox", "responses",
     "buyers", "invoices", "subscriptions", "auto_topups", "notice_settings", "notices", "purses", "coupon_uses",
     "members", "invitations", "team_budgets", "member_actions", "identities",
-    "passkeys", "passkey_challenges", "factor_resets",
+    "passkeys", "passkey_challenges", "factor_resets", "body_settings", "request_bodies",
 )  # fmt: skip
 #: Secrets and their hashes are not exported.
 _SECRET = (
     "password_hash", "secret_hmac", "code_hmac", "secret_hash", "secret", "new_hash", "old_hash", "challenge",
-    "browser_hash",
+    "browser_hash", "wrapped_key",
 )  # fmt: skip
 #: What concerns the operator alone: the supplier of a generation, its names and prices.
 _OF_THE_OPERATOR = ("engine", "served_model", "purchase", "attempts", "worker")
@@ -79,13 +80,18 @@ def read_personal_data(
         columns = _columns(table)
         rows = _rows(read, read_file, table, columns, account_id)
         records = (dict(zip(columns, row, strict=True)) for row in rows)
-        yield table, (_decrypted(record, decrypt) for record in records) if table == "responses" else records
+        is_encrypted = table in ("responses", "request_bodies")
+        yield table, map(partial(_decrypted, table, decrypt), records) if is_encrypted else records
 
 
-def _decrypted(record: Record, decrypt: Decrypt) -> Record:
-    """Return the record of a response with its contents."""
+def _decrypted(table: str, decrypt: Decrypt, record: Record) -> Record:
+    """Return the record of a response or of a stored body with its contents."""
     account_id, number = record["account_id"], record["id"]
-    return record | {part: decrypt(account_id, number, part, record[part]) for part in ("request", "response")}
+    parts = {name: record[name] for name in ("request", "response")}
+    return record | {
+        name: None if sealed is None else decrypt(table, account_id, number, name, sealed)
+        for name, sealed in parts.items()
+    }
 
 
 def _columns(table: str) -> list[str]:
@@ -175,7 +181,7 @@ def _execute(connection: Connection, sql: str, values: Sequence[object]) -> list
 
 
 #: Tables that are read by ID → rows of one page. A response may have many megabytes.
-_PAGES = {"outbox": PAGE_ROWS, "responses": 10}
+_PAGES = {"outbox": PAGE_ROWS, "responses": 10, "request_bodies": 100}
 
 
 def _by_id(read: Read, table: str, columns: list[str], account_id: int) -> Iterator[Row]:

@@ -10,7 +10,16 @@ import msgspec
 from minitoolai.core.errors import NotFound
 from minitoolai.core.models import Device, EmailChange, MailLink, SessionRow, User
 from minitoolai.storage.database import Connection, Row
-from minitoolai.storage.tables import accounts, factor_resets, identities, members, passkeys, responses, second_factors
+from minitoolai.storage.tables import (
+    accounts,
+    factor_resets,
+    identities,
+    members,
+    passkeys,
+    request_bodies,
+    responses,
+    second_factors,
+)
 from minitoolai.storage.tables.members import JoinedAccount
 
 UNKNOWN_DEVICE = Device()
@@ -356,6 +365,7 @@ def erase_personal_data(
         connection.execute(f"DELETE FROM {table} WHERE account_id = ?", (account_id,))
     connection.execute("UPDATE notices SET data = '{}', mail_due = 0 WHERE account_id = ?", (account_id,))
     responses.erase(connection, account_id)
+    request_bodies.erase(connection, account_id)
     connection.execute(
         "DELETE FROM idempotency_keys WHERE hold_id IN (SELECT id FROM generations WHERE account_id = ?)", (account_id,)
     )
