@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import requests
@@ -10,7 +12,9 @@ import requests
 from minitoolai.core.clock import generation_name, parse_generation_name
 from minitoolai.storage.tables import reports, users
 from tests.portal.pages.test_usage import account_of, key_with_money
+from tests.support import all_kinds
 from tests.support.browse import Visitor, new_user
+from tests.support.recordings import tone
 from tests.support.server import ServerProcess
 from tests.support.team import new_member
 from tests.support.waiting import eventually
@@ -90,33 +94,47 @@ def test_request_and_response_are_on_the_page_of_the_request(
 
 
 def test_long_bodies_are_cut_and_say_so(member: Visitor, server: ServerProcess, storing: str) -> None:
-    name = say(server, storing, "word " * 30_000)
+    name = say(server, storing, f"{'w' * 99} " * 900)
     wait_until_stored(server, name)
     page = member.open(f"/usage/requests/{name}").text
     assert "Only the beginning is stored" in page
     assert len(page) < 150_000
 
 
-def test_speech_and_images_store_what_was_asked_for_and_no_media(
-    member: Visitor, server: ServerProcess, storing: str, email: str
-) -> None:
-    headers = {"authorization": f"Bearer {storing}"}
-    spoken = requests.post(
-        server.url + "/v1/audio/speech", headers=headers, timeout=60,
-        json={"model": "fake-voice", "input": "Read the harbour aloud", "response_format": "wav"},
-    )  # fmt: skip
-    drawn = requests.post(
-        server.url + "/v1/images/generations", headers=headers, timeout=60,
-        json={"model": "fake-image", "prompt": "a harbour at night", "size": "256x256", "response_format": "b64_json"},
-    )  # fmt: skip
-    wanted = [(one, text) for one, text in ((spoken, "Read the harbour aloud"), (drawn, "a harbour at night"))]
-    done = [(one.headers["x-generation-id"], text) for one, text in wanted if one.status_code == 200]
-    assert done, (spoken.text, drawn.text)
-    for name, text in done:
-        wait_until_stored(server, name)
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path_factory.mktemp("kinds"), catalog=all_kinds.CATALOG) as server:
+        yield server
+
+
+def test_speech_images_and_recordings_store_what_was_asked_for_and_no_media(kinds: ServerProcess) -> None:
+    member = new_user(kinds, "media@example.com")
+    turn_on(member)
+    headers = {"authorization": f"Bearer {key_with_money(member, 'media@example.com')}"}
+
+    def post(path: str, **body: Any) -> str:
+        answer = requests.post(kinds.url + path, headers=headers, timeout=60, **body)
+        assert answer.status_code == 200, answer.text
+        return answer.headers["x-generation-id"]
+
+    drawn = {"model": "painter", "prompt": "a harbour at night", "size": "256x256", "response_format": "b64_json"}
+    recording = tone(0.5)
+    done = {
+        post("/v1/audio/speech", json={"model": "teller", "input": "Read the harbour", "response_format": "wav"}): (
+            "Read the harbour", False,
+        ),
+        post("/v1/images/generations", json=drawn): ("a harbour at night", False),
+        post(
+            "/v1/audio/transcriptions", files={"file": ("a.wav", recording)},
+            data={"model": "hearer", "prompt": "Names: Harbour"},
+        ): ("Names: Harbour", True),
+    }  # fmt: skip
+    for name, (text, has_response) in done.items():
+        wait_until_stored(kinds, name)
         page = member.open(f"/usage/requests/{name}").text
         assert text in page
-        assert "Stored response" not in page
+        assert ("Stored response" in page) is has_response
+        assert "RIFF" not in page
 
 
 def test_roles_other_accounts_and_the_operator_s_view(
