@@ -1,4 +1,4 @@
-"""Remove all second factors of a user who has lost device and recovery codes (decision 0037).
+"""Remove all second factors of a user without device or recovery codes (decision 0037).
 
 The password comes first, then the mailbox, then a waiting period, during which every session and every e-mail can stop
 it. A sign-in with a second factor stops it, too. Admins of the site ask the operator instead.
@@ -18,7 +18,7 @@ from minitoolai.storage.writer import Writer
 HOUR_MS = 3600 * 1000
 #: How long the mailbox may confirm, and how long a removal that is ready may be finished.
 CONFIRM_MS, FINISH_MS = 24 * HOUR_MS, 7 * MS_PER_DAY
-#: Whoever has the mailbox can replace the password. If that happened within this time, the waiting period is longer.
+#: The mailbox can replace the password. After a replacement within this time, the waiting period is longer.
 RECENT_RESET_MS, LONG_WAIT_FACTOR = 30 * MS_PER_DAY, 4
 BATCH = 50
 #: What became of a request: it was started, the operator must be asked, or an earlier one is waiting.
@@ -48,7 +48,7 @@ class FactorResets:
         return self._wait_ms > 0
 
     async def start(self, user: User) -> tuple[Start, FactorReset | None]:
-        """Start a removal for a user who has proved the password. One that is confirmed goes on instead."""
+        """Start a removal after the user has proved the password. One that is confirmed goes on instead."""
         if not self.is_open or user.is_admin:
             return "operator", None
         now_ms = self._clock.now_ms()

@@ -1,6 +1,6 @@
 """Register passkeys (WebAuthn), and verify what browsers sign with them.
 
-A passkey stands for password and second factor at once: its authenticator is at hand and has verified the user. A
+A passkey stands for password and second factor together: its authenticator is at hand and has verified the user. A
 challenge is stored, belongs to one browser, and is deleted by the first answer. Origin and RP ID come from the
 configured address of the site, never from a request.
 """

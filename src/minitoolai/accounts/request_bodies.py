@@ -46,7 +46,7 @@ class Body(msgspec.Struct, frozen=True):
 
 
 class Exchange(msgspec.Struct, frozen=True):
-    """A request and its response. `prepare` turns them into text, in a thread; `held_bytes` is what it keeps."""
+    """A request and its response. `prepare` turns them into text, in a thread; `held_bytes` counts the bytes until then."""
 
     account_id: int
     generation_id: int
@@ -56,7 +56,7 @@ class Exchange(msgspec.Struct, frozen=True):
 
 
 class StoredBodies(msgspec.Struct, frozen=True):
-    """What is stored of a generation, and until when. A body is None if there is none, or its key is gone."""
+    """The stored bodies of a generation, and until when. A body is None if there is none, or its key is gone."""
 
     request: Body | None
     response: Body | None
@@ -158,7 +158,7 @@ class BodyKeeper:
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def find(self, account_id: int, generation_id: int) -> StoredBodies | None:
-        """Return what is stored of a generation, or None."""
+        """Return the stored bodies of a generation, or None."""
         now_ms = self._clock.now_ms()
         row = await self._database.read_async(request_bodies.find, generation_id, account_id, now_ms)
         settings = await self.settings(account_id) if row else None

@@ -252,7 +252,7 @@ class Users:
             if found is None or password_mark(found[1]) != challenge.password_mark or not proof.consume(connection):
                 return None
             insert_session(connection, secret, challenge.account_id, now_ms, device)
-            # Whoever has a second factor does not need to have it removed.
+            # A user with a second factor does not need its removal.
             factor_resets.delete(connection, challenge.account_id)
             return found[0]
 
@@ -262,7 +262,7 @@ class Users:
         return Visitor(user, secret, proof.is_recovery_code) if user else None
 
     async def sign_in_with(self, evidence: Evidence, user_id: int, device: Device) -> Visitor | None:
-        """Create a session for a user who has proved all factors at once. None if the evidence was used meanwhile."""
+        """Create a session after evidence that proves all factors. None if the evidence was used meanwhile."""
         secret, now_ms = random_text(32), self._clock.now_ms()
 
         def change(connection: Connection) -> User | None:
@@ -365,7 +365,7 @@ class Users:
             if not evidence.consume(connection) or not passkeys.delete(connection, user.user_id, credential_id):
                 return False
             second_factors.delete_useless_codes(connection, user.user_id)
-            # Whoever holds the removed device may be signed in with it.
+            # The removed device may be signed in.
             users.end_sessions(connection, user.user_id, but=digest(session))
             return True
 

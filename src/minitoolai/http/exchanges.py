@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any, Final
 
 import msgspec
@@ -48,7 +48,7 @@ class Recording:
         self._is_json = b"json" in header(scope, b"content-type").lower()
         self._request, self._response = Copy(), Copy()
         self._response_type = b""
-        #: Set by endpoints whose body is no JSON: what the request asks for, without its files.
+        #: Fields of a form, without its files. Set by endpoints that receive forms.
         self.parameters: dict[str, Any] | None = None
 
     def receive(self, receive: Receive) -> Receive:
@@ -56,7 +56,7 @@ class Recording:
         if not self._is_json:
             return receive
 
-        async def copying() -> dict[str, Any]:
+        async def copying() -> MutableMapping[str, Any]:
             message = await receive()
             self._request.add(message.get("body", b""))
             return message
@@ -66,7 +66,7 @@ class Recording:
     def send(self, send: Send) -> Send:
         """Return a `send` that copies a response in text. Audio and images are not copied."""
 
-        async def copying(message: dict[str, Any]) -> None:
+        async def copying(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 names = {name.lower(): value for name, value in message.get("headers", ())}
                 self._response_type = names.get(b"content-type", b"").partition(b";")[0]
@@ -109,7 +109,7 @@ def _is_text(media_type: bytes) -> bool:
 async def record(
     endpoint: Endpoint, keys: KeyVerifier, caller: Caller, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Run an endpoint again from its beginning, and store what it receives and sends."""
+    """Run an endpoint again from its beginning, and store both bodies."""
     keeper = keys.bodies
     assert keeper is not None, "without it, callers have no days"
     recording = Recording(caller, scope)

@@ -54,7 +54,7 @@ async def turn_on(page: PageRequest) -> Response:
 
 @form(f"{PATH}/off", access="user", action="team")
 async def turn_off(page: PageRequest) -> Response:
-    """Store none from now on, and delete what is stored."""
+    """Store none from now on, and delete all stored ones."""
     keeper, account_id = _keeper(page), page.member.account_id
 
     def change(connection: Connection) -> None:

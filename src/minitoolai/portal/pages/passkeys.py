@@ -33,7 +33,7 @@ async def _wait_s(page: PageRequest) -> int:
 
 
 def _challenged_user(page: PageRequest) -> int | None:
-    """Return the user whose password this browser has proved, in the second step of a sign-in. None: any user."""
+    """Return the user of the password that this browser has proved, in the second step of a sign-in. None: any user."""
     challenge = page.challenge() if page.form["step"] == "code" else None
     return challenge.account_id if challenge else None
 

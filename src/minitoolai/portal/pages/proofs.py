@@ -21,7 +21,7 @@ PASSKEY_FIELD = "passkey"
 async def prove(page: PageRequest, password_field: str, code_field: str) -> Evidence | Response | None:
     """Return what the form proves, for the caller to consume. None: the errors are in the form. A response: too often.
 
-    A user with a second factor proves it, too. A passkey proves everything at once.
+    A user with a second factor proves it, too. A passkey proves everything.
     """
     password, code = page.form.pop_password(password_field), page.form.pop_password(code_field)
     if wait_s := await wait_to_prove_s(page):

@@ -32,7 +32,7 @@ async def recover_page(page: PageRequest) -> Response:
 
 @form(PATH)
 async def ask(page: PageRequest) -> Response:
-    """Send the link that confirms or cancels the removal to the mailbox of a user who has proved the password."""
+    """Send the link that confirms or cancels the removal to the mailbox, after the password was proved."""
     challenge = page.challenge()
     user = None if challenge is None else await page.site.users.find(challenge.account_id)
     if user is None:
@@ -102,7 +102,7 @@ async def keep(page: PageRequest) -> Response:
 
 
 def _send(page: PageRequest, user: User, purpose: Purpose, reset: FactorReset) -> None:
-    """Send an e-mail in the user's language: whoever asks may have chosen another one."""
+    """Send an e-mail in the user's language: the page may have another one."""
     lang = user.language or page.lang
     compose = letter_composer(page.site.shop, page.site.address(), lang, user.email)
     page.site.users.send(compose(purpose, pack_link(page.site.signer, reset.id)))

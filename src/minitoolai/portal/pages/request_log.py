@@ -146,7 +146,7 @@ async def request(page: PageRequest) -> Response:
 
 
 async def _bodies(page: PageRequest, generation_id: int) -> StoredBodies | None:
-    """Return what is stored of a request, for members who may use keys. The operator's view never shows it."""
+    """Return the stored bodies of a request, for members who may use keys. The operator's view never shows it."""
     keeper = page.site.keys.bodies
     if keeper is None or page.viewer is not None or not page.may("use"):
         return None

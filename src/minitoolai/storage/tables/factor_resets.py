@@ -66,7 +66,7 @@ def has_due(connection: Connection, now_ms: int) -> bool:
 
 
 def due(connection: Connection, now_ms: int, limit: int) -> list[FactorReset]:
-    """Return removals whose next e-mail is due, locked so that one process sends it."""
+    """Return removals with an e-mail that is due, locked so that one process sends it."""
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM factor_resets WHERE next_mail_ms IS NOT NULL AND next_mail_ms <= ?"
         " ORDER BY next_mail_ms LIMIT ?" + connection.skip_locked,

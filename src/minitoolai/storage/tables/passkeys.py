@@ -31,7 +31,7 @@ class Passkey(NamedTuple):
 
 
 class Challenge(NamedTuple):
-    """Random bytes to sign, and who may answer: a browser, and a user unless any user may."""
+    """Random bytes to sign, and the browser that may answer, for one user unless any may."""
 
     challenge: bytes
     purpose: Purpose

@@ -83,7 +83,7 @@ def insert(connection: Connection, rows: Sequence[BodyRow]) -> int:
 
 
 def find(connection: Connection, generation_id: int, account_id: int, now_ms: int) -> BodyRow | None:
-    """Return what is stored of a generation of this account, or None if there is nothing or it has expired."""
+    """Return the stored bodies of a generation of this account, or None if there are none or they have expired."""
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM request_bodies WHERE id = ? AND account_id = ? AND expires_ms > ?",
         (generation_id, account_id, now_ms),
