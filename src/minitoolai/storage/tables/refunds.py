@@ -181,7 +181,7 @@ def wrong_refunds_since(connection: Connection, since_ms: int) -> list[Row]:
         " WHERE kind <> 'usage' AND kind = 'usage_refund' AND created_ms >= ?",
         (since_ms,),
     )
-    refunds = dict(
+    refunds: dict[str, int] = dict(
         connection.select_by_ids(
             "SELECT external_ref, generation_id FROM refunds WHERE external_ref IN (…)", [ref for ref, _ in transfers]
         )
