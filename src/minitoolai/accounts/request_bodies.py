@@ -46,7 +46,7 @@ class Body(msgspec.Struct, frozen=True):
 
 
 class Exchange(msgspec.Struct, frozen=True):
-    """A request and its response. `prepare` turns them into text, in a thread; `held_bytes` counts the bytes until then."""
+    """A request and its response. `prepare` turns them into text, in a thread. `held_bytes`: the size until then."""
 
     account_id: int
     generation_id: int
