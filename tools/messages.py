@@ -46,6 +46,7 @@ TEMPLATES_OF = {
     "external": "account",
     "request_log": "usage",
     "bodies": "usage",
+    "log_export": "usage",
     "passkeys": "account",
     "proofs": "account",
     "recovery": "access",

@@ -53,6 +53,7 @@ from minitoolai.storage.tables import (
     job_inputs,
     jobs,
     ledger,
+    log_exports,
     marks,
     members,
     outbox,
@@ -71,6 +72,7 @@ from minitoolai.storage.tables import (
 )
 from minitoolai.storage.tables.factor_resets import FactorReset
 from minitoolai.storage.tables.identities import IdentityRow
+from minitoolai.storage.tables.log_exports import LogExport
 from minitoolai.storage.tables.members import MemberAction, TeamBudget
 from minitoolai.storage.tables.passkeys import Challenge as PasskeyChallenge
 from minitoolai.storage.tables.passkeys import Passkey
@@ -90,6 +92,7 @@ MODULES = (
     job_inputs,
     jobs,
     ledger,
+    log_exports,
     marks,
     members,
     outbox,
@@ -159,6 +162,7 @@ MAY_SCAN = {
     "job_inputs.unneeded": "rows exist only while an edit waits or runs",
     "second_factors.all_secrets": "the command `secret forget`",
     "request_bodies.all_keys": "the command `secret forget`",
+    "log_exports.all_secrets": "the command `secret forget`",
     "users.erase_personal_data": "stored responses live for a day; read once in the life of an account",
 }
 #: Functions that only run statements given to them, or that only write rows by key.
@@ -350,6 +354,10 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(factor_resets.delete, account).add(users.delete_factors, account)
     c.add(users.record_password_reset, account, now).add(users.password_reset_ms_of, account)
     c.add(second_factors.delete_useless_codes, account)
+    export = LogExport(account, "s3", "csv", "{}", b"s", 1, now, 0, None, None, None, now)
+    c.add(log_exports.replace, export).add(log_exports.find, account).add(log_exports.due, now, 5)
+    c.add(log_exports.claim, export, now).add(log_exports.record, export, export).add(log_exports.delete, account)
+    c.add(log_exports.all_secrets).add(log_exports.replace_secret, account, b"s", b"t")
     bodies = BodySettings(account, 7, b"k", now)
     c.add(request_bodies.save_settings, bodies).add(request_bodies.find_settings, account)
     c.add(request_bodies.wrapped_keys, [account]).add(request_bodies.all_keys)

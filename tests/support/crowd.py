@@ -36,7 +36,7 @@ CLOSED = (
     "/usage/requests?state=failed", "/usage/requests?model=nothing&kind=chat", "/usage/requests/REQUEST",
     "/studio", "/studio/image",
     "/studio/speech", "/studio/transcribe", "/account", "/account/second-factor", "/account/passkeys",
-    "/usage/bodies", "/team",
+    "/usage/bodies", "/usage/export", "/team",
     "/team/log", "/team/accounts", "/topup", "/invoices", "/docs",
     "/admin", "/admin/accounts",
     "/admin/accounts?q=9@example", "/admin/accounts/ACCOUNT", "/admin/jobs", "/admin/actions", "/admin/catalog",

@@ -36,8 +36,8 @@ OPEN = (
 #: Of people who are signed in; the account's number stands where # is, a key's where + is, a request's where ~ is.
 CLOSED = (
     "/keys", "/keys/+", "/studio", "/studio/image", "/studio/speech", "/studio/transcribe",
-    "/usage", "/usage/requests", "/usage/requests/~", "/usage/bodies", "/balance", "/topup", "/invoices",
-    "/account/notices",
+    "/usage", "/usage/requests", "/usage/requests/~", "/usage/bodies", "/usage/export",
+    "/balance", "/topup", "/invoices", "/account/notices",
     "/admin/invoices",
     "/account", "/account/second-factor", "/account/passkeys", "/team", "/team/log", "/team/accounts",
     "/admin", "/admin/accounts", "/admin/accounts/#", "/admin/jobs",

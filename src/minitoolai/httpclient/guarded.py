@@ -12,7 +12,7 @@ import ipaddress
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -124,6 +124,25 @@ class GuardedClient:
             await _drain(connection, timeout_s)
             return connection.status
 
+    async def upload(
+        self,
+        method: str,
+        url: str,
+        blocks: AsyncIterable[bytes],
+        size: int,
+        *,
+        headers: Mapping[str, str],
+        field: str = "url",
+        timeout_s: float = TIMEOUT_S,
+    ) -> int:
+        """Send a large body in blocks, without following redirects, and return the status.
+
+        Raises UrlForbidden or FetchFailed. `size` is the sum of the blocks.
+        """
+        async with self._exchange(method, url, headers, b"", field, timeout_s, blocks, size) as connection:
+            await _drain(connection, timeout_s)
+            return connection.status
+
     async def _fetch(self, url: str, field: str, max_bytes: int, timeout_s: float) -> GuardedResponse:
         async with self._exchange("GET", url, _NO_HEADERS, b"", field, timeout_s) as connection:
             return GuardedResponse(
@@ -132,13 +151,22 @@ class GuardedClient:
 
     @asynccontextmanager
     async def _exchange(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes, field: str, timeout_s: float
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        field: str,
+        timeout_s: float,
+        blocks: AsyncIterable[bytes] | None = None,
+        blocks_size: int = 0,
     ) -> AsyncIterator[HttpConnection]:
         """Send a request, yield the connection once the head of the response has arrived, then close the connection."""
         parts = check_url(url, field=field, insecure=self._insecure)
         headers = {"user-agent": self._user_agent(), **headers}
         try:
-            origin, head = self._request_heads.build(method, parts._replace(fragment="").geturl(), headers, len(body))
+            length = len(body) + blocks_size
+            origin, head = self._request_heads.build(method, parts._replace(fragment="").geturl(), headers, length)
         except ValueError as error:
             raise UrlForbidden(f"{field}: {error}", param=field) from None
         connection = HttpConnection(_close_connection, _ignore)
@@ -147,7 +175,7 @@ class GuardedClient:
                 addresses = await self._resolve(origin.host, origin.port)
                 self._check_addresses(addresses, origin.host, field)
                 await self._dial(addresses, connection, origin.host, self._tls_context() if origin.is_tls else None)
-                await connection.exchange(head, body, read_timeout_s=timeout_s)
+                await connection.exchange(head, body, read_timeout_s=timeout_s, blocks=blocks)
             yield connection
         except TimeoutError:
             raise FetchFailed(f"{field}: no complete response within {timeout_s:g} s", param=field) from None

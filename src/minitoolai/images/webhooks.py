@@ -71,6 +71,10 @@ class WebhookSecrets:
         """Return the account's secret as `whsec_…`, the format that receivers' libraries take."""
         return "whsec_" + base64.b64encode(_derive(self._key, account_id)).decode()
 
+    def keys_for(self, account_id: int) -> list[bytes]:
+        """Return every valid key of the account, the newest first."""
+        return [_derive(key, account_id) for key in all_keys(self._key)]
+
     def sign(self, account_id: int, message_id: str, timestamp: str, body: bytes) -> str:
         """Return the signatures of `id.timestamp.body` as `v1,…`: HMAC-SHA256 in base64, one for each valid key."""
         signed = f"{message_id}.{timestamp}.".encode() + body

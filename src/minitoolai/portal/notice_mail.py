@@ -66,6 +66,12 @@ TEXTS = {
            "payment succeeds. Your plans:"),
         "/plans",
     ),
+    "export.failed": NoticeText(
+        N_("The export of your request log failed"),
+        N_("Your request log of %(day)s could not be sent to your destination after several attempts. We keep trying. "
+           "See the reason and change the destination here:"),
+        "/usage/export",
+    ),
     "plan.ending": NoticeText(
         N_("Your plan is ending"),
         N_("Your plan “%(plan)s” ends on %(ends)s. Renew it here:"),

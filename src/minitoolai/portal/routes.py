@@ -28,6 +28,7 @@ from minitoolai.portal.pages import (
     home,
     keys,
     llms,
+    log_export,
     models,
     passkeys,
     plans,
@@ -57,8 +58,9 @@ from minitoolai.portal.site import Site
 #: The modules with pages; each has a list HANDLERS.
 MODULES = (
     home, auth, external, team, account, security, passkeys, recovery, email, keys, usage, request_log, bodies,
-    playground, transcribe, topup, plans, invoices, auto_topup, notices, docs, models, reference, search, llms, check,
-    shop, admin, corrections, selling, admin_account, dashboard, engines, admin_requests, admin_search, view,
+    log_export, playground, transcribe, topup, plans, invoices, auto_topup, notices, docs, models, reference, search,
+    llms, check, shop, admin, corrections, selling, admin_account, dashboard, engines, admin_requests, admin_search,
+    view,
 )  # fmt: skip
 #: First segments of the paths that belong to the portal. The API has all others.
 FIRST_SEGMENTS = frozenset(

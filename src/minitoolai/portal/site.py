@@ -47,12 +47,14 @@ from minitoolai.core.roles import Action
 from minitoolai.core.signing import SecretKeys
 from minitoolai.http.failure_limits import FailureLimits
 from minitoolai.httpclient.client import HttpClient
+from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.images.provenance.certificates import certificate_digest
 from minitoolai.images.provenance.check import MarkChecker
 from minitoolai.images.results import PublicAddress
 from minitoolai.portal.factor_reset_mail import FactorResetMailer
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.i18n import LANGUAGES, N_, formatter, translations
+from minitoolai.portal.log_export import LogExporter
 from minitoolai.portal.measurements import Measurements
 from minitoolai.portal.names import isolate, isolate_text
 from minitoolai.portal.notice_mail import NoticeMailer
@@ -213,6 +215,7 @@ class Site:
     is_second_factor_required: bool
     #: The same of every user.
     is_second_factor_required_of_all: bool
+    log_exporter: LogExporter
     passkeys: Passkeys
     factor_resets: FactorResets
     #: Limits of an account: requests per minute (0: no limit) and queued images.
@@ -261,6 +264,7 @@ class Site:
             )
             resets = FactorResetMailer(self.factor_resets, self.mailer, self.address, self.reports.catalog, self.signer)
             tasks.create_task(resets.run())
+            tasks.create_task(self.log_exporter.run())
             if self.cashier.providers:
                 tasks.create_task(self.cashier.poll())
                 tasks.create_task(self.auto_topups.run())
@@ -421,6 +425,14 @@ def build_site(
         is_signup_open=settings.signup,
         is_second_factor_required=settings.admin_second_factor,
         is_second_factor_required_of_all=settings.user_second_factor,
+        log_exporter=LogExporter(
+            database,
+            writer,
+            clock,
+            reports,
+            secret_keys,
+            GuardedClient(insecure=settings.webhook_insecure, user_agent=lambda: reports.catalog.shop.user_agent),
+        ),
         passkeys=Passkeys(database, writer, clock, address),
         factor_resets=FactorResets(database, writer, clock, settings.second_factor_reset_hours),
         requests_per_minute=settings.requests_per_minute,

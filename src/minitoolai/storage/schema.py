@@ -969,6 +969,30 @@ request_bodies = Table(
     sqlite_strict=True,
 )
 
+#: Accounts that have the request log of each day sent to a bucket or a webhook.
+log_exports = Table(
+    "log_exports",
+    metadata,
+    Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("kind", Text, nullable=False),
+    Column("format", Text, nullable=False),
+    # A URL, or a bucket as JSON.
+    Column("target", Text, nullable=False),
+    # The secret access key of the bucket, encrypted under a key derived from the server's secret.
+    Column("secret", LargeBinary),
+    # Number of the day that is sent next, and when.
+    Column("next_day", Int64, nullable=False),
+    Column("next_ms", Int64, nullable=False, index=True),
+    Column("failures", Int64, nullable=False),
+    Column("error", Text),
+    Column("done_day", Int64),
+    Column("done_ms", Int64),
+    Column("changed_ms", Int64, nullable=False),
+    _one_of("kind", "s3", "webhook"),
+    _one_of("format", "csv", "jsonl"),
+    sqlite_strict=True,
+)
+
 #: Facts about the installation by name, such as the mark of the secret that its keys are hashed under.
 installation = Table(
     "installation",

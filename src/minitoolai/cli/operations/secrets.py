@@ -69,9 +69,13 @@ def forget_secret(settings: Settings, options: argparse.Namespace) -> None:
     path = settings.data_dir / f"secret-{options.id}.key"
     if path.name not in {found.name for found in settings.data_dir.glob("secret-*.key")}:
         raise NotFound(f"there is no previous secret {options.id}; see minitoolai secret list")
-    # Neither a second factor nor the key of stored bodies may need the secret that is deleted.
+    # Imported here: the pages take a while to import, and few commands need them.
+    from minitoolai.portal.log_export import encrypt_secrets_anew
+
+    # Nothing that is encrypted may need the secret that is deleted.
     secrets = load_secret_keys(settings)
-    write(settings, lambda connection: (encrypt_anew(connection, secrets), wrap_anew(connection, secrets)))
+    renewals = (encrypt_anew, wrap_anew, encrypt_secrets_anew)
+    write(settings, lambda connection: [renew(connection, secrets) for renew in renewals])
     path.unlink()
     say(f"{options.id} is forgotten. Restart every server and worker.")
 

@@ -43,6 +43,7 @@ LOG_NAMES = {
     "remove": N_("Removed a member"),
     "leave": N_("Left"),
     "hand_over": N_("Handed the account over"),
+    "log_export": N_("Changed the daily export"),
     "store_bodies": N_("Turned on stored requests"),
     "delete_bodies": N_("Turned off stored requests"),
     "save_budget": N_("Saved a budget"),

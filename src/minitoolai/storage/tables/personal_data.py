@@ -52,6 +52,7 @@ _SHORT = {
     "passkey_challenges": "user_id = ?",
     "factor_resets": "user_id = ?",
     "body_settings": "account_id = ?",
+    "log_exports": "account_id = ?",
     # Of the account, and of its user in other accounts.
     "members": "account_id = ? OR user_id = ?",
 }
@@ -62,6 +63,7 @@ OWNED = (
     "buyers", "invoices", "subscriptions", "auto_topups", "notice_settings", "notices", "purses", "coupon_uses",
     "members", "invitations", "team_budgets", "member_actions", "identities",
     "passkeys", "passkey_challenges", "factor_resets", "body_settings", "request_bodies",
+    "log_exports",
 )  # fmt: skip
 #: Secrets and their hashes are not exported.
 _SECRET = (

@@ -361,7 +361,7 @@ def erase_personal_data(
     )
     connection.execute("UPDATE outbox SET url = '' WHERE account_id = ? AND state <> 'pending'", (account_id,))
     # Invoices stay as they were issued, as tax law requires.
-    for table in ("buyers", "auto_topups", "notice_settings"):
+    for table in ("buyers", "auto_topups", "notice_settings", "log_exports"):
         connection.execute(f"DELETE FROM {table} WHERE account_id = ?", (account_id,))
     connection.execute("UPDATE notices SET data = '{}', mail_due = 0 WHERE account_id = ?", (account_id,))
     responses.erase(connection, account_id)
