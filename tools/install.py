@@ -25,7 +25,8 @@ PINNED = re.compile(r"^[A-Za-z0-9][\w.-]*(\[[^]]*\])?\s*==")
 ADDRESS = re.compile(r"\w+://\S+")
 #: What a server seldom or never imports: Python compiles such a file when it is first used. Saves 35 MB.
 RARELY_USED = (
-    r"/(tests?|stripe|fontTools|stdnum|setuptools|sqlalchemy/testing|sqlalchemy/dialects/(mssql|mysql|oracle))/"
+    r"/(tests?|stripe|fontTools|stdnum|setuptools|pyasn1_modules"
+    r"|sqlalchemy/testing|sqlalchemy/dialects/(mssql|mysql|oracle))/"
 )
 
 
