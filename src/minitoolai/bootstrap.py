@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minitoolai.accounts.keys import KeyPolicy, KeyVerifier, trusted_proxies
-from minitoolai.accounts.rate_limits import build_limits
+from minitoolai.accounts.rate_limits import Limits, build_limits
 from minitoolai.accounts.request_bodies import BodyKeeper
 from minitoolai.accounts.shared_limits import SharedBuckets
 from minitoolai.availability import Reports
@@ -75,7 +75,6 @@ class Services:
     images: Images
     in_flight: InFlight
     keys: KeyVerifier
-    bodies: BodyKeeper
     idempotency: IdempotencyStore
     sweeper: RetentionSweeper
     archive_keeper: ArchiveKeeper
@@ -87,6 +86,12 @@ class Services:
     #: None if tracing is off.
     tracing: Tracing | None
     shared: SharedServices
+
+    @property
+    def bodies(self) -> BodyKeeper:
+        """What stores requests and responses."""
+        assert self.keys.bodies is not None, "set by build"
+        return self.keys.bodies
 
     def metric_sources(self) -> MetricSources:
         """Return the services that /metrics reads."""
@@ -184,6 +189,14 @@ def _build_catalog_reload(
     return CatalogReload(read, chats, engines, make, is_supervised=settings.workers > 1)
 
 
+def _build_keys(settings: Settings, shared: SharedServices, limits: Limits, images: Images) -> KeyVerifier:
+    """Return what verifies keys, with the storage of requests and responses, which image jobs share."""
+    policy = KeyPolicy(shared.clock, limits, trusted_proxies=trusted_proxies(settings))
+    keys = KeyVerifier(shared.database, shared.secret_key, shared.clock, policy)
+    keys.bodies = images.service.bodies = BodyKeeper(shared.database, shared.writer, shared.clock, shared.secret_key)
+    return keys
+
+
 def build(settings: Settings) -> Services:
     """Return everything a server needs, not yet started. Raises CatalogError, SettingsError, StoreError."""
     clock = SystemClock()
@@ -209,8 +222,7 @@ def build(settings: Settings) -> Services:
     speech = _build_speech(settings, shared, speech_engines)
     transcription = build_transcription(settings, shared, caps)
     images = build_images(settings, shared)
-    keys = KeyVerifier(database, secret_key, clock, KeyPolicy(clock, limits, trusted_proxies=trusted_proxies(settings)))
-    bodies = keys.bodies = images.service.bodies = BodyKeeper(database, writer, clock, secret_key)
+    keys = _build_keys(settings, shared, limits, images)
     objects = build_object_store(settings)
     archive = ArchiveReader(database, objects)
     reports = Reports(database, chats, speech, transcription.service, images.service, archive, stands)
@@ -231,7 +243,6 @@ def build(settings: Settings) -> Services:
         images=images,
         in_flight=shared.in_flight,
         keys=keys,
-        bodies=bodies,
         idempotency=IdempotencyStore(database, writer, clock, store_responses=settings.answer_retention_hours > 0),
         sweeper=RetentionSweeper(database, writer, clock, retention_policy(settings)),
         archive_keeper=_build_archive_keeper(settings, shared, objects),

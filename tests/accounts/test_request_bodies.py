@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
-from minitoolai.accounts import request_bodies as bodies
 from minitoolai.accounts.request_bodies import MAX_BODY_BYTES, BodyKeeper, BodyVault, Exchange, cut, wrap_anew
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import StoreError
@@ -21,16 +21,16 @@ SECRET_TEXT = "the plans of the harbour"
 Work = Callable[[BodyKeeper, int, int], Awaitable[None]]
 
 
-def run(books: TemporaryBooks, work: Work, keys: SecretKeys = OLD, days: int = 7) -> tuple[int, int]:
+def run(books: TemporaryBooks, work: Work, **options: Any) -> tuple[int, int]:
     """Run this with two accounts that have bodies stored, and return their numbers."""
     found: list[int] = []
 
     async def go() -> None:
-        keeper = BodyKeeper(books.database, writer, books.clock, keys)
+        keeper = BodyKeeper(books.database, writer, books.clock, OLD, **options)
         with books.connection.transaction():
             for email in ("ann@example.com", "bob@example.com"):
                 found.append(accounts.create_account(books.connection, email, None, 5))
-                keeper.turn_on(books.connection, found[-1], days)
+                keeper.turn_on(books.connection, found[-1], 7)
         await work(keeper, *found)
 
     with books.writer() as writer:
@@ -167,11 +167,7 @@ def test_a_long_body_is_cut_between_characters_and_says_so(character: str) -> No
     assert not cut("x" * MAX_BODY_BYTES).is_cut
 
 
-def test_too_many_waiting_bodies_are_dropped_and_counted(
-    books: TemporaryBooks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bodies, "MAX_WAITING_BYTES", 250)
-
+def test_too_many_waiting_bodies_are_dropped_and_counted(books: TemporaryBooks) -> None:
     async def work(keeper: BodyKeeper, ann: int, bob: int) -> None:
         for number in range(5):
             keeper.keep(exchange(ann, number))
@@ -182,12 +178,10 @@ def test_too_many_waiting_bodies_are_dropped_and_counted(
         await keeper.flush()
         assert keeper.stored == 3
 
-    run(books, work)
+    run(books, work, max_waiting_bytes=250)
 
 
-def test_a_database_that_is_away_delays_bodies(books: TemporaryBooks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "RETRY_S", 0.001)
-
+def test_a_database_that_is_away_delays_bodies(books: TemporaryBooks) -> None:
     async def work(keeper: BodyKeeper, ann: int, bob: int) -> None:
         writer, failures = keeper._writer, iter([True, True, False])
 
@@ -202,4 +196,4 @@ def test_a_database_that_is_away_delays_bodies(books: TemporaryBooks, monkeypatc
         await keeper.flush()
         assert (keeper.stored, keeper.dropped) == (1, 0)
 
-    run(books, work)
+    run(books, work, retry_s=0.001)

@@ -202,7 +202,7 @@ def test_every_page_is_covered_by_the_accessibility_and_timing_tests() -> None:
     # They need a link, a voucher or a view that was begun; their own tests show them.
     shown_as_states = {
         "/confirm", "/reset/new", "/signin/code", "/account/email/confirm", "/topup/done", "/{rest:path}",
-        "/admin/accounts/#/view/end", "/admin/vouchers/cancel",
+        "/admin/accounts/#/view/end", "/admin/vouchers/cancel", "/account/passkeys/{passkey}", "/signin/recover",
     }  # fmt: skip
     # They need a payment or Stripe: tests/portal/test_money_browser.py
     with_payments = {

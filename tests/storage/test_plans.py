@@ -75,8 +75,7 @@ from minitoolai.storage.tables.factor_resets import FactorReset
 from minitoolai.storage.tables.identities import IdentityRow
 from minitoolai.storage.tables.log_exports import LogExport
 from minitoolai.storage.tables.members import MemberAction, TeamBudget
-from minitoolai.storage.tables.passkeys import Challenge as PasskeyChallenge
-from minitoolai.storage.tables.passkeys import Passkey
+from minitoolai.storage.tables.passkeys import Passkey, PasskeyChallenge
 from minitoolai.storage.tables.request_bodies import BodyRow, BodySettings
 from tests.support.books import DONE, NOON_MS, TemporaryBooks, credit, hold, refund, settle
 from tests.support.history import seed_history

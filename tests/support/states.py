@@ -12,6 +12,11 @@ from datetime import UTC, datetime
 
 from playwright.sync_api import Page
 
+from minitoolai.accounts.users import digest
+from minitoolai.core.clock import SystemClock
+from minitoolai.portal.pages.passkeys import passkey_mark
+from minitoolai.storage.tables import passkeys, users
+from minitoolai.storage.tables.passkeys import Passkey
 from tests.support.browse import PASSWORD, Visitor, add_second_factor, code_now, last_link, letters, new_user
 from tests.support.house import EMAIL, address
 from tests.support.server import ServerProcess
@@ -157,6 +162,30 @@ def _recovery_codes(page: Page, at: str, server: ServerProcess) -> None:
     page.locator("#recovery-codes").wait_for()
 
 
+def _lost_factor(page: Page, at: str, server: ServerProcess) -> None:
+    _asked_for_code(page, at, server)
+    page.goto(at + "/signin/recover")
+
+
+def _lost_factor_link(page: Page, at: str, server: ServerProcess) -> None:
+    _lost_factor(page, at, server)
+    email = f"guarded{next(_numbers) - 1}@example.com"
+    page.locator("main form button").click()
+    page.wait_for_load_state()
+    page.goto(server.url + last_link(server, email))
+
+
+def _passkey(page: Page, at: str, server: ServerProcess) -> None:
+    """The page of one passkey, of a new user."""
+    visitor = new_user(server, f"guarded{next(_numbers)}@example.com")
+    session = visitor.cookies["session"]
+    user_id = server.read(lambda c: users.find_session(c, digest(session), 0, 9**15))[0].user_id
+    row = Passkey(user_id.to_bytes(8, "big"), user_id, b"k", 0, "Work laptop", "", False, SystemClock().now_ms())
+    server.write(lambda c: passkeys.insert(c, row))
+    page.context.add_cookies([{"name": "session", "value": session, "url": server.url}])
+    page.goto(f"{at}/account/passkeys/{passkey_mark(row)}")
+
+
 def _email_link(page: Page, at: str, server: ServerProcess) -> None:
     before = len(letters(server, EMAIL))
     send(page, at, "/account", "/account/email", email="ada@example.org", password_email=PASSWORD)
@@ -185,6 +214,9 @@ OPEN_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
     "code asked for": lambda page, at, server: void(_asked_for_code(page, at, server)),
     "second factor on": _with_second_factor,
     "recovery codes": _recovery_codes,
+    "lost second factor": _lost_factor,
+    "lost second factor, link": _lost_factor_link,
+    "one passkey": _passkey,
     "sign-up with faults": wrong("/signup", "/signup", "email", "password"),
     "sign-up sent": _letter("/signup", "/signup"),
     "confirm elsewhere": _link,

@@ -25,7 +25,7 @@ from minitoolai.core.models import User
 from minitoolai.core.threads import CIPHERS
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.tables import passkeys, second_factors, users
-from minitoolai.storage.tables.passkeys import Challenge, Passkey, Purpose
+from minitoolai.storage.tables.passkeys import Passkey, PasskeyChallenge, Purpose
 from minitoolai.storage.writer import Writer
 
 if TYPE_CHECKING:
@@ -207,19 +207,21 @@ class Passkeys:
         return party
 
     async def _new_challenge(self, purpose: Purpose, browser: str, user_id: int | None) -> bytes:
-        challenge = Challenge(
+        challenge = PasskeyChallenge(
             random_bytes(CHALLENGE_BYTES), purpose, digest(browser), user_id, self._clock.now_ms() + CHALLENGE_MS
         )
         await self._writer.run(lambda connection: passkeys.insert_challenge(connection, challenge))
         return challenge.challenge
 
-    async def _take(self, credential: str, purpose: Purpose, browser: str, user_id: int | None) -> Challenge | None:
+    async def _take(
+        self, credential: str, purpose: Purpose, browser: str, user_id: int | None
+    ) -> PasskeyChallenge | None:
         """Delete the challenge that an answer names, and return it if this browser may answer it for this user."""
         client_data = _read_json(_bytes_of(_part(_read_json(credential), "response").get("clientDataJSON")))
         challenge, now_ms = _bytes_of(client_data.get("challenge")), self._clock.now_ms()
         if not challenge:
             return None
-        taken: Challenge | None = await self._writer.run(
+        taken: PasskeyChallenge | None = await self._writer.run(
             lambda connection: passkeys.take_challenge(connection, challenge, purpose, now_ms)
         )
         is_own = taken is not None and taken.browser_hash == digest(browser) and taken.user_id == user_id
@@ -280,7 +282,7 @@ def _descriptors(known: list[Passkey]) -> list[PublicKeyCredentialDescriptor]:
     ]
 
 
-def _verify_creation(party: RelyingParty, credential: str, challenge: Challenge) -> Passkey | None:
+def _verify_creation(party: RelyingParty, credential: str, challenge: PasskeyChallenge) -> Passkey | None:
     from webauthn import verify_registration_response
     from webauthn.helpers.exceptions import WebAuthnException
 
@@ -301,7 +303,7 @@ def _verify_creation(party: RelyingParty, credential: str, challenge: Challenge)
 
 
 def _verify_signature(
-    party: RelyingParty, credential: str, challenge: Challenge, passkey: Passkey
+    party: RelyingParty, credential: str, challenge: PasskeyChallenge, passkey: Passkey
 ) -> tuple[int, bool] | None:
     """Return the counter, and whether the passkey is synced. None if the signature is not valid."""
     from webauthn import verify_authentication_response

@@ -126,10 +126,21 @@ def wrap_anew(connection: Connection, secret_keys: SecretKeys) -> int:
 class BodyKeeper:
     """Write the bodies of finished requests in the background, and read them for their account."""
 
-    def __init__(self, database: Database, writer: Writer, clock: Clock, secret_keys: SecretKeys) -> None:
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer,
+        clock: Clock,
+        secret_keys: SecretKeys,
+        *,
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
+        retry_s: float = RETRY_S,
+    ) -> None:
         self._database = database
         self._writer = writer
         self._clock = clock
+        self._max_waiting_bytes = max_waiting_bytes
+        self._retry_s = retry_s
         self._vault = BodyVault(secret_keys)
         self._waiting: deque[Exchange] = deque()
         self._waiting_bytes = 0
@@ -187,7 +198,7 @@ class BodyKeeper:
 
     def keep(self, exchange: Exchange) -> None:
         """Queue a request that has ended. Never waits; drops it if too much is waiting."""
-        if self._waiting_bytes + exchange.held_bytes > MAX_WAITING_BYTES:
+        if self._waiting_bytes + exchange.held_bytes > self._max_waiting_bytes:
             self.dropped += 1
             if self.dropped & (self.dropped - 1) == 0:
                 log.warning("bodies of %d requests were not stored, because too many are waiting", self.dropped)
@@ -226,7 +237,7 @@ class BodyKeeper:
                 return
             except (StoreError, Overloaded) as error:
                 log.warning("storing the bodies of %d requests failed, will retry: %s", len(batch), error)
-                await asyncio.sleep(RETRY_S * min(attempt + 1, 10))
+                await asyncio.sleep(self._retry_s * min(attempt + 1, 10))
         self.dropped += len(batch)
         log.error("the bodies of %d requests were given up", len(batch))
 

@@ -39,7 +39,7 @@ class Copy:
             self._kept += len(self.parts[-1])
 
 
-class Recording:
+class CopiedRequest:
     """One request that is copied while it runs."""
 
     def __init__(self, caller: Caller, scope: Scope) -> None:
@@ -112,7 +112,7 @@ async def record(
     """Run an endpoint again from its beginning, and store both bodies."""
     keeper = keys.bodies
     assert keeper is not None, "without it, callers have no days"
-    recording = Recording(caller, scope)
+    recording = CopiedRequest(caller, scope)
     scope[RECORDING] = recording
     try:
         await endpoint(scope, recording.receive(receive), recording.send(send))

@@ -16,7 +16,7 @@ from minitoolai.http.exports import Parts, csv_lines
 from minitoolai.portal.charts import escape_formula
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.auth import email_composer, read_new_password
-from minitoolai.portal.pages.proofs import wait_to_prove_s, ways_to_prove
+from minitoolai.portal.proofs import wait_to_prove_s, ways_to_prove
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, not_found, page, too_many_requests
 from minitoolai.storage.tables.payments import payments_owing

@@ -8,7 +8,7 @@ from minitoolai.accounts.addresses import email_forms
 from minitoolai.accounts.email_changes import LinkedChange
 from minitoolai.portal.pages.account import render_account
 from minitoolai.portal.pages.auth import can_mail, email_composer, read_email, wait_for_email_s, wrong_code
-from minitoolai.portal.pages.proofs import prove
+from minitoolai.portal.proofs import prove
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, page, too_many_requests
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from minitoolai.accounts.passkeys import MAX_NAME_LENGTH, PasskeyProof
 from minitoolai.accounts.rate_limits import Limit, network_of
 from minitoolai.portal.pages.auth import email_composer
-from minitoolai.portal.pages.proofs import prove, report_refusal, ways_to_prove, wrong_passkey
+from minitoolai.portal.proofs import prove, report_refusal, ways_to_prove, wrong_passkey
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import PASSKEYS_PATH, Handler, form, not_found, page, too_many_requests
 from minitoolai.storage.tables.passkeys import Passkey

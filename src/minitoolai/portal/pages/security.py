@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from minitoolai.accounts import totp
 from minitoolai.portal.pages.auth import email_composer, wrong_code
-from minitoolai.portal.pages.proofs import prove, ways_to_prove
+from minitoolai.portal.proofs import prove, ways_to_prove
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import SECOND_FACTOR_PATH, Handler, form, page
 from minitoolai.storage.tables import second_factors
@@ -30,7 +30,7 @@ class Setup(msgspec.Struct, frozen=True):
     until_ms: int
 
 
-class Shown(msgspec.Struct, frozen=True):
+class ShownSecret(msgspec.Struct, frozen=True):
     """A new secret as the page shows it: in groups of letters, as a QR code, and signed for the form."""
 
     groups: list[str]
@@ -57,10 +57,10 @@ async def _render(page: PageRequest, status: int = 200, secret: bytes | None = N
     )  # fmt: skip
 
 
-def _setup(page: PageRequest, secret: bytes) -> Shown:
+def _setup(page: PageRequest, secret: bytes) -> ShownSecret:
     setup = Setup(page.member.user_id, base64.b64encode(secret).decode(), page.site.clock.now_ms() + SETUP_MS)
     text = totp.secret_text(secret)
-    return Shown(
+    return ShownSecret(
         [text[i : i + 4] for i in range(0, len(text), 4)],
         qr_code(totp.provisioning_url(secret, page.member.email, page.site.shop.name)),
         page.site.signer.pack(SETUP, msgspec.to_builtins(setup)),

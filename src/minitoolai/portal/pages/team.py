@@ -14,7 +14,7 @@ from minitoolai.portal.amounts import amount_text, read_amount
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.names import isolate_text
 from minitoolai.portal.pages.auth import can_mail, email_composer, read_email, read_new_password, wait_for_email_s
-from minitoolai.portal.pages.proofs import wait_to_prove_s
+from minitoolai.portal.proofs import wait_to_prove_s
 from minitoolai.portal.request import PageRequest, restore_draft
 from minitoolai.portal.role_names import ACTION_NAMES
 from minitoolai.portal.routing import SWITCH_PATH, Handler, form, not_found, page, too_many_requests

@@ -30,7 +30,7 @@ class Passkey(NamedTuple):
     blocked_ms: int | None = None
 
 
-class Challenge(NamedTuple):
+class PasskeyChallenge(NamedTuple):
     """Random bytes to sign, and the browser that may answer, for one user unless any may."""
 
     challenge: bytes
@@ -117,7 +117,7 @@ def delete_all(connection: Connection, user_id: int) -> int:
     return connection.execute_many("DELETE FROM passkeys WHERE user_id = ?", [(user_id,)])
 
 
-def insert_challenge(connection: Connection, challenge: Challenge) -> None:
+def insert_challenge(connection: Connection, challenge: PasskeyChallenge) -> None:
     """Insert a challenge."""
     connection.execute(
         "INSERT INTO passkey_challenges (challenge, purpose, browser_hash, user_id, expires_ms) VALUES (?, ?, ?, ?, ?)",
@@ -125,7 +125,7 @@ def insert_challenge(connection: Connection, challenge: Challenge) -> None:
     )
 
 
-def take_challenge(connection: Connection, challenge: bytes, purpose: Purpose, now_ms: int) -> Challenge | None:
+def take_challenge(connection: Connection, challenge: bytes, purpose: Purpose, now_ms: int) -> PasskeyChallenge | None:
     """Delete a challenge and return it, or None if it is unknown, expired or for another purpose."""
     rows = connection.execute(
         "SELECT challenge, purpose, browser_hash, user_id, expires_ms FROM passkey_challenges WHERE challenge = ?",
@@ -135,5 +135,5 @@ def take_challenge(connection: Connection, challenge: bytes, purpose: Purpose, n
     taken = connection.execute_many("DELETE FROM passkey_challenges WHERE challenge = ?", [(challenge,)])
     if not rows or not taken:
         return None
-    found = Challenge(bytes(rows[0][0]), rows[0][1], bytes(rows[0][2]), rows[0][3], rows[0][4])
+    found = PasskeyChallenge(bytes(rows[0][0]), rows[0][1], bytes(rows[0][2]), rows[0][3], rows[0][4])
     return found if found.purpose == purpose and found.expires_ms > now_ms else None
