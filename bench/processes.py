@@ -1,8 +1,8 @@
 """What several processes cost on PostgreSQL: CPU of the processes and of the database, for the same load.
 
-A wake-up is a thread that had waited: it finds all sockets that became ready meanwhile, so that a process with many
-streams needs fewer of them for each. The load is 48 streams of 50 tokens, 5 ms apart, so that every number of processes gets the same one. The servers take
-turns on one PostgreSQL server, each with a database of its own.
+The load is 48 streams of 50 tokens, 5 ms apart, so that every number of processes gets the same one. The servers take
+turns on one PostgreSQL server, each with a database of its own. A wake-up is a thread that had waited: it finds all
+sockets that became ready meanwhile, so that a process with many streams needs fewer of them for each.
 
     python -m bench.processes                 one process beside four
     python -m bench.processes --workers 1 2 4 --streams 96
