@@ -26,8 +26,8 @@ $(STAMP): requirements.txt pyproject.toml
 
 dev: $(VENV)/.dev  ## install the program and everything its tests need
 
-$(VENV)/.dev: $(STAMP) requirements-dev.txt
-	@$(PIP) "development packages" --no-deps --require-hashes -r requirements-dev.txt
+$(VENV)/.dev: $(STAMP) requirements-dev.txt requirements-ray.txt
+	@$(PIP) "development packages" --no-deps --require-hashes -r requirements-dev.txt -r requirements-ray.txt
 	@touch $@
 
 dev-gpu: $(VENV)/.dev-gpu  ## like dev, plus torch and diffusers for the GPU engine (TORCH="torch --index-url ..." chooses a build)

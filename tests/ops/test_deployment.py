@@ -121,6 +121,20 @@ def test_the_tracing_packages_are_compatible_and_the_tested_versions() -> None:
     assert "-r requirements-otel.txt" in (OPS / "Containerfile").read_text()
 
 
+def test_ray_is_pinned_to_one_release_and_not_part_of_an_installation() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    ray = pins("requirements-ray.txt")
+    assert extras["ray"] == ["ray>=2.60,<2.61"]
+    assert ray["ray"].startswith("2.60.")
+    installed = pins("requirements.txt")
+    known = pins("requirements-dev.txt") | installed
+    assert {name for name, version in ray.items() if known.get(name) != version} == {"ray", "msgpack"}
+    assert "ray" not in installed
+    makefile = (ROOT / "Makefile").read_text()
+    rules = re.findall(r"^(\S+):[^\n]*requirements-ray\.txt", makefile, flags=re.MULTILINE)
+    assert rules == ["$(VENV)/.dev"]
+
+
 def test_the_example_proxy_passes_streams_and_the_largest_request() -> None:
     text = (OPS / "nginx" / "minitoolai.conf").read_text()
     given = dict(re.findall(r"^\s+(\w+) ([^;]+);$", text, flags=re.MULTILINE))

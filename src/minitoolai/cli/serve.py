@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from importlib import util
 from typing import TYPE_CHECKING, Any
 
 from minitoolai.accounts.keys import make_key
@@ -60,6 +61,8 @@ def add_worker(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = add_command(commands, "worker", about, worker, "worker --device cuda:0")
     parser.add_argument("--kinds", default="image", help="kinds of jobs to run, separated by commas (image)")
     parser.add_argument("--device", help="device of your image models, such as cuda:0 or cpu (MINITOOLAI_DEVICE)")
+    about_ray = 'run the engines with placement = "ray" on the Ray cluster at this address, and no others'
+    parser.add_argument("--ray", metavar="HOST:PORT", help=about_ray)
 
 
 # ── worker ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -71,11 +74,31 @@ def worker(settings: Settings, options: argparse.Namespace) -> None:
 
     check_worker(settings, options.kinds)
     limit_arenas()
+    leave: Callable[[], None] = lambda: None  # noqa: E731
+    if options.ray:
+        settings, leave = _join_ray(settings, options.ray)
     prepare(settings, migrate_apart)
     tighten_data_dir(settings)
-    if asyncio.run(_work(build(settings), lambda where: say(f"MiniToolAI draws for {where}"))):
+    is_restarting = asyncio.run(_work(build(settings), lambda where: say(f"MiniToolAI draws for {where}")))
+    leave()
+    if is_restarting:
         # The same process ID, which a service manager knows.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very program again
+
+
+def _join_ray(settings: Settings, address: str) -> tuple[Settings, Callable[[], None]]:
+    """Join a Ray cluster. Return the settings of a worker there, and what leaves the cluster."""
+    from minitoolai.core.catalog.loader import read_catalog
+
+    if not any(engine.placement == "ray" for engine in read_catalog(catalog_path(settings)).engines.values()):
+        raise SettingsError(f'--ray {address}: no engine of the catalog has placement = "ray", so there is no work')
+    if util.find_spec("ray") is None:
+        raise SettingsError(f"--ray {address}: Ray is not installed; pip install 'minitoolai[ray]'")
+    from minitoolai.engines.ray import cluster
+
+    cluster.connect(address)
+    log.info("joined the Ray cluster at %s: %s", address, cluster.facts().describe())
+    return replace(settings, ray_address=address), cluster.disconnect
 
 
 def check_worker(settings: Settings, kinds: str) -> None:

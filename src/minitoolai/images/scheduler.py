@@ -166,6 +166,8 @@ class JobClaimer:
         self._head: jobs.Place | None = None
         self._read_all_at_s = 0.0
         self._is_started = False
+        #: Start the engine once it has a model; False: something else starts and stops it.
+        self.starts_engine = True
         self._start_jitter_s = 0.0 if state.single_process else jitter_s(0.0, START_JITTER_S)
         #: How long this process has seen a job wait for an engine that is not started.
         self._start_timer = HeadOfLineTimer()
@@ -213,7 +215,12 @@ class JobClaimer:
     async def _fill(self) -> None:
         """Claim and start as many jobs as the engine has room for."""
         state, engine, now_s = self._state, self._engine, self._services.clock.steady_s()
-        if not self._is_started and self._ready_models(now_s) and await self._should_start(now_s):
+        if (
+            self.starts_engine
+            and not self._is_started
+            and self._ready_models(now_s)
+            and await self._should_start(now_s)
+        ):
             await self._start()
         running = [attempt for attempt in state.attempts.values() if attempt.engine is engine]
         if self._services.outage.is_on:

@@ -1,0 +1,109 @@
+"""A Ray cluster on this machine: a head and nodes, each killed with everything that it started."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.support.identity_provider import free_port
+from tests.support.waiting import children_of
+
+SOURCES = Path(__file__).parents[2] / "src"
+RAY = Path(sys.executable).with_name("ray")
+
+
+class RayNode:
+    """One machine of the cluster: `ray start`, and all processes below it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    @property
+    def pids(self) -> list[int]:
+        """Return its processes, the first one first."""
+        found = [self.process.pid]
+        for pid in found:
+            found += children_of(pid)
+        return found
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all of its processes: SIGKILL is a loss of power, SIGSTOP one of the network."""
+        for pid in self.pids:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+    def kill(self) -> None:
+        """Kill the machine."""
+        self.signal(signal.SIGKILL)
+        self.process.wait(30)
+
+
+class RayCluster:
+    """A head without processors, and nodes that are added one after the other. Joining it needs its token."""
+
+    def __init__(self) -> None:
+        # The paths of sockets must be short.
+        self.folder = Path(tempfile.mkdtemp(prefix="ray"))
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        token = self.folder / "token"
+        token.write_text(secrets.token_hex(32))
+        #: What a program needs to join it.
+        self.env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        self.nodes: list[RayNode] = []
+        self.head = self._start_head()
+
+    def _start_head(self) -> RayNode:
+        return self._start("--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false",
+                           f"--temp-dir={self.folder}/s")  # fmt: skip
+
+    def restart_head(self) -> None:
+        """Start a killed head again, at the same address and with what it remembers."""
+        self.head = self._start_head()
+
+    def add_node(self, cpus: int = 1) -> RayNode:
+        """Add a machine, and wait until it has joined."""
+        node = self._start(f"--address={self.address}", f"--num-cpus={cpus}")
+        self.nodes.append(node)
+        return node
+
+    def _start(self, *options: str) -> RayNode:
+        log = self.folder / f"start{time.monotonic_ns()}.log"
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "PYTHONPATH": str(SOURCES),
+            # A lost machine is noticed in seconds, and a head remembers.
+            "RAY_health_check_initial_delay_ms": "1000",
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_timeout_ms": "1000",
+            "RAY_gcs_storage": "rocksdb",
+            "RAY_gcs_storage_path": str(self.folder / "head"),
+            **self.env,
+        }
+        command = [str(RAY), "start", *options, "--block", "--disable-usage-stats", "--object-store-memory=80000000"]
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, env=env, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        node = RayNode(process)
+        give_up_s = time.monotonic() + 90
+        while "Ray runtime started" not in log.read_text():
+            if process.poll() is not None or time.monotonic() > give_up_s:
+                node.kill()
+                raise AssertionError(log.read_text())
+            time.sleep(0.05)
+        return node
+
+    def stop(self) -> None:
+        """Kill everything."""
+        for node in [*self.nodes, self.head]:
+            node.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
