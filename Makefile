@@ -58,9 +58,10 @@ compatibility: dev ## run every supported client and write docs/reference/compat
 chaos: dev      ## run the proofs of docs/reliability.md at full length (at most 25 minutes)
 	$(BIN)/python -m tests.chaos
 
-cluster: dev    ## prove what happens between machines, at full length: network namespaces (root), 100,000 jobs, ten minutes without S3
+cluster: dev    ## prove what happens between machines, at full length: network namespaces (root), 100,000 jobs, ten minutes without S3, ten minutes of chaos on Ray
 	CLUSTER_LONG=1 $(BIN)/pytest tests/cluster -s
 	$(BIN)/python -m bench.fleet --engines 1 300
+	$(BIN)/python -m tests.cluster.ray_proof
 
 soak: dev       ## run three hours of mixed traffic and show what grows (SOAK_MIN=20: a short form)
 	$(BIN)/python -m tests.soak

@@ -65,8 +65,16 @@ def test_every_named_command_and_option_exists(path: Path) -> None:
 def test_a_unit_runs_an_existing_command_with_enough_time_and_few_rights(path: Path) -> None:
     service = unit(path)["Service"]
     program, *arguments = service["ExecStart"].split()
-    assert program == "/opt/minitoolai/.venv/bin/minitoolai"
-    assert arguments[0] in commands()
+    folder, name = program.rsplit("/", 1)
+    assert folder == "/opt/minitoolai/.venv/bin"
+    if name == "ray":
+        # Without a token, everybody who reaches the ports could run code.
+        assert service["EnvironmentFile"] == "/etc/minitoolai/ray.env"
+        assert "RAY_AUTH_MODE=token\n" in (OPS / "ray.env").read_text()
+        assert arguments[0] == "start"
+    else:
+        assert name == "minitoolai"
+        assert arguments[0] in commands()
     default_s = load_settings({}).drain_timeout_s
     assert int(service["TimeoutStopSec"]) > default_s + 20
     assert service["KillMode"] == "mixed"

@@ -100,7 +100,8 @@ class PlacedEngine:
         """
         now_s = asyncio.get_running_loop().time()
         wanted = min(len(self.copies), max(self._least, ceil((waiting + running) / self._rows)))
-        for index in [i for i in range(len(self.copies)) if i not in self._starting][: wanted - len(self._starting)]:
+        unwanted = [index for index in range(len(self.copies)) if index not in self._starting]
+        for index in unwanted[: max(0, wanted - len(self._starting))]:
             log.info("%s: asking for copy %d, for %d waiting and %d running jobs", self.name, index, waiting, running)
             self._starting[index] = asyncio.create_task(self._start(index))
             self._needed_s[index] = now_s
