@@ -166,6 +166,7 @@ def measure(shop: Site, figures: Figures) -> None:
     wait_for_copies(shop)
     print("three copies draw", flush=True)
     figures.rows["node killed → drawn elsewhere"] = redrawn_after(shop, account, RayNode.kill)
+    print(figures.table(), flush=True)
     replace_node(shop)
     wait_for_copies(shop)
 
@@ -173,13 +174,15 @@ def measure(shop: Site, figures: Figures) -> None:
         node.signal(signal.SIGSTOP)
 
     figures.rows["node cut off → drawn elsewhere"] = redrawn_after(shop, account, cut_off)
+    print(figures.table(), flush=True)
     replace_node(shop)
     wait_for_copies(shop)
     began_s = time.monotonic()
     shop.ray.head.kill()
     shop.ray.restart_head()
-    eventually(lambda: _probe(shop.ray, "nodes")["nodes"] > NODES, within_s=120, every_s=0.2)
+    eventually(lambda: _probe(shop.ray, "nodes")["nodes"] == NODES + 2, within_s=120, every_s=0.2)
     figures.rows["head killed → back"] = f"{time.monotonic() - began_s:.1f} s"
+    print(figures.table(), flush=True)
     _keep_alive(shop)
     figures.rows |= _costs(_probe(shop.ray, "costs"))
     waits: list[float] = []

@@ -46,7 +46,7 @@ def test_a_lost_machine_fails_no_job_and_a_server_never_loads_ray() -> None:
         assert "_raylet" in libraries(shop.worker.pid)
         assert "_raylet" not in libraries(shop.server.pid)
         said = doctor(shop)
-        assert f"ok     Ray: 2 machines, 2 CPUs, 0 GPUs at {shop.ray.address}; a wrong token is refused" in said, said
+        assert f"ok     Ray: 3 machines, 2 CPUs, 0 GPUs at {shop.ray.address}; a wrong token is refused" in said, said
 
 
 def placed(shop: Site) -> tuple[int, int, int]:

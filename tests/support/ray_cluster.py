@@ -61,6 +61,8 @@ class RayCluster:
         self.env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         self.nodes: list[RayNode] = []
         self.head = self._start_head()
+        #: The node through which a worker joins.
+        self.gate = self._start(f"--address={self.address}", "--num-cpus=0", f"--temp-dir={self.folder}/g")
 
     def _start_head(self) -> RayNode:
         return self._start("--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false",
@@ -68,6 +70,8 @@ class RayCluster:
 
     def restart_head(self) -> None:
         """Start a killed head again, at the same address and with what it remembers."""
+        # On this machine Ray would take the processes of the nodes for a head that runs.
+        (self.folder / "s" / "ray_current_cluster").unlink(missing_ok=True)
         self.head = self._start_head()
 
     def add_node(self, cpus: int = 1) -> RayNode:
@@ -104,6 +108,6 @@ class RayCluster:
 
     def stop(self) -> None:
         """Kill everything."""
-        for node in [*self.nodes, self.head]:
+        for node in [*self.nodes, self.gate, self.head]:
             node.kill()
         shutil.rmtree(self.folder, ignore_errors=True)

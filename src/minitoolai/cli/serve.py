@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from importlib import util
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from minitoolai.cli.common import CLOCK, Commands, add_command, prepare, say, wr
 from minitoolai.cli.fetch import fetching_for_demo
 from minitoolai.core.errors import CatalogError, SettingsError
 from minitoolai.core.money import parse_dollars
-from minitoolai.core.threads import CONTROL, close_pools, limit_arenas
+from minitoolai.core.threads import CONTROL, PLACEMENT, close_pools, limit_arenas
 from minitoolai.paths import catalog_path, load_secret_keys, tighten_data_dir
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Connection
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 KINDS = ("image",)
+#: Look so often whether the Ray node of this machine lives. So many misses in a row, and it does not.
+RAY_WATCH_EVERY_S, RAY_MISSED = 3.0, 2
 DEMO_EMAIL = "demo@example.com"
 DEMO_CREDIT = "5.00"
 DEMO_KEY = "demo"
@@ -74,20 +77,22 @@ def worker(settings: Settings, options: argparse.Namespace) -> None:
 
     check_worker(settings, options.kinds)
     limit_arenas()
-    leave: Callable[[], None] = lambda: None  # noqa: E731
+    leave, is_joined = None, None
     if options.ray:
-        settings, leave = _join_ray(settings, options.ray)
+        settings, leave, is_joined = _join_ray(settings, options.ray)
     prepare(settings, migrate_apart)
     tighten_data_dir(settings)
-    is_restarting = asyncio.run(_work(build(settings), lambda where: say(f"MiniToolAI draws for {where}")))
-    leave()
+    draws = partial(_work, build(settings), lambda where: say(f"MiniToolAI draws for {where}"))
+    is_restarting = asyncio.run(draws(is_joined))
+    if leave is not None:
+        leave()
     if is_restarting:
         # The same process ID, which a service manager knows.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very program again
 
 
-def _join_ray(settings: Settings, address: str) -> tuple[Settings, Callable[[], None]]:
-    """Join a Ray cluster. Return the settings of a worker there, and what leaves the cluster."""
+def _join_ray(settings: Settings, address: str) -> tuple[Settings, Callable[[], None], Callable[[], bool]]:
+    """Join a Ray cluster. Return the settings of a worker there, what leaves it, and what tells if it has joined."""
     from minitoolai.core.catalog.loader import read_catalog
 
     if not any(engine.placement == "ray" for engine in read_catalog(catalog_path(settings)).engines.values()):
@@ -98,7 +103,7 @@ def _join_ray(settings: Settings, address: str) -> tuple[Settings, Callable[[], 
 
     cluster.connect(address)
     log.info("joined the Ray cluster at %s: %s", address, cluster.facts().describe())
-    return replace(settings, ray_address=address), cluster.disconnect
+    return replace(settings, ray_address=address), cluster.disconnect, cluster.is_joined
 
 
 def check_worker(settings: Settings, kinds: str) -> None:
@@ -144,7 +149,18 @@ class _WorkerSignals:
         self.stopping.set()
 
 
-async def _work(services: Services, ready: Callable[[str], None]) -> bool:
+async def _watch_ray(is_joined: Callable[[], bool], signals: _WorkerSignals) -> None:
+    """Start the worker again once the Ray node is lost through which it has joined the cluster."""
+    missed = 0
+    while missed < RAY_MISSED:
+        await asyncio.sleep(RAY_WATCH_EVERY_S)
+        missed = 0 if await PLACEMENT.run(is_joined) else missed + 1
+    log.error("the Ray node of this machine was lost; joining the cluster again")
+    signals.restarting = not signals.stopping.is_set()
+    signals.stopping.set()
+
+
+async def _work(services: Services, ready: Callable[[str], None], is_joined: Callable[[], bool] | None = None) -> bool:
     """Claim jobs until SIGTERM or SIGHUP, then finish or requeue the current ones; a second signal does not wait.
 
     Return True if the worker should start again: with the code that is now installed, and the catalog read anew.
@@ -177,6 +193,8 @@ async def _work(services: Services, ready: Callable[[str], None]) -> bool:
     await metrics.open()
     services.writer.start()
     working = [asyncio.create_task(watchdog.run())]
+    if is_joined is not None:
+        working.append(asyncio.create_task(_watch_ray(is_joined, signals)))
     try:
         if registration is not None:
             await CONTROL.run(registration.start)

@@ -168,6 +168,8 @@ class JobClaimer:
         self._is_started = False
         #: Start the engine once it has a model; False: something else starts and stops it.
         self.starts_engine = True
+        #: Claimers of this process for the same jobs.
+        self.claimers = 1
         self._start_jitter_s = 0.0 if state.single_process else jitter_s(0.0, START_JITTER_S)
         #: How long this process has seen a job wait for an engine that is not started.
         self._start_timer = HeadOfLineTimer()
@@ -196,7 +198,7 @@ class JobClaimer:
 
     def _poll_s(self) -> float:
         """Return a random wait. Its mean grows with the fleet, so that all together poll equally often."""
-        mean_s = max(POLL_EVERY_S, self._state.fleet.size / FLEET_POLLS_PER_S)
+        mean_s = max(POLL_EVERY_S, self._state.fleet.size * self.claimers / FLEET_POLLS_PER_S)
         return jitter_s(0.5 * mean_s, 1.5 * mean_s)
 
     async def _wait_queued(self, delay_s: float) -> None:

@@ -69,9 +69,10 @@ class ImageWorker:
         async with asyncio.TaskGroup() as group:
             for engine in self._engines.values():
                 # Each copy of a placed engine has its own batches, and jobs are claimed for it.
-                for one in engine.copies if isinstance(engine, PlacedEngine) else (engine,):
+                places = engine.copies if isinstance(engine, PlacedEngine) else [engine]
+                for one in places:
                     claimer = JobClaimer(one, self._services, self.state, models_of=self.models_of, begin=self._begin)
-                    claimer.starts_engine = one is engine
+                    claimer.starts_engine, claimer.claimers = one is engine, len(places)
                     group.create_task(claimer.run())
             for each in placed:
                 group.create_task(self._scale(each))

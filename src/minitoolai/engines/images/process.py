@@ -96,7 +96,7 @@ class EngineProcess:
 
     async def generate(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
         if not self.is_up:
-            raise self._dropped(f"{THE_ENGINE} is starting; retry in a moment")
+            raise self._drop_error(f"{THE_ENGINE} is starting; retry in a moment", retry_after_s=2)
         number, image = next(self._ids), _InFlightImage(on_progress)
         if not self._in_flight:
             self._hangs.record_progress()
@@ -115,7 +115,7 @@ class EngineProcess:
 
     async def stop(self) -> None:
         await self.host.stop()
-        self._fail_all(self._dropped(f"{THE_ENGINE} has stopped"))
+        self._fail_all(self._drop_error, f"{THE_ENGINE} has stopped")
 
     async def load(self) -> None:
         """Let a new child load the engine. Called by the host."""
@@ -173,18 +173,19 @@ class EngineProcess:
         if self._loaded is not None and not self._loaded.done():
             self._loaded.set_result(Loaded("its process died"))
         if is_lost:
-            self._fail_all(EngineLost(f"{THE_ENGINE} was lost with its machine", retry_after_s=2))
+            self._fail_all(EngineLost, f"{THE_ENGINE} was lost with its machine")
         else:
-            self._fail_all(EngineError(f"{THE_ENGINE} failed during generation", retry_after_s=2))
+            self._fail_all(EngineError, f"{THE_ENGINE} failed during generation")
 
-    def _dropped(self, message: str) -> EngineError:
-        """Return the error for an image that this engine did not begin or finish, for a reason of its own."""
-        return (EngineLost if self.host.is_remote else EngineError)(message, retry_after_s=2)
+    @property
+    def _drop_error(self) -> type[EngineError]:
+        """Return the kind of error for an image that this engine did not begin or finish, for a reason of its own."""
+        return EngineLost if self.host.is_remote else EngineError
 
-    def _fail_all(self, error: EngineError) -> None:
+    def _fail_all(self, kind: type[EngineError], message: str) -> None:
         for image in self._in_flight.values():
             if not image.result.done():
-                image.result.set_exception(error)
+                image.result.set_exception(kind(message, retry_after_s=2))
 
 
 class _InFlightImage:

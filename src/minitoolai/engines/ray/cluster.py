@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import ray
@@ -20,6 +21,8 @@ NO_AUTH_REMEDY = (
     "without a token, whoever reaches the ports of a Ray cluster can run code on it"
 )
 _PROBE_TIMEOUT_S = 60.0
+#: The resource by which Ray marks the node of the head.
+_HEAD = "node:__internal_head__"
 
 
 def connect(address: str) -> None:
@@ -29,7 +32,10 @@ def connect(address: str) -> None:
     if not _has_token():
         raise SettingsError(f"--ray {address}: {NO_AUTH_REMEDY}")
     try:
-        ray.init(address=address, namespace="minitoolai", log_to_driver=False, configure_logging=False)
+        _join(address)
+        if (folder := _other_local_node()) is not None:
+            ray.shutdown()
+            _join(address, _temp_dir=folder)
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:300]
         raise SettingsError(
@@ -38,14 +44,49 @@ def connect(address: str) -> None:
         ) from error
 
 
+def _join(address: str, **options: str) -> None:
+    ray.init(address=address, namespace="minitoolai", log_to_driver=False, configure_logging=False, **options)
+
+
+def _other_local_node() -> str | None:
+    """Return the folder of a node on this machine that is not the head, if this process has joined through the head.
+
+    Ray prefers the head. But what joined through a node ends with it, and a head should be free to restart.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    own = next((node for node in nodes if node["NodeID"] == node_id()), None)
+    if own is None or _HEAD not in own["Resources"]:
+        return None
+    here = [one for one in nodes if one["NodeManagerHostname"] == own["NodeManagerHostname"]]
+    folders = {str(Path(one["RayletSocketName"]).parents[2]): one["Resources"].get("CPU", 0) for one in here}
+    folders.pop(str(Path(own["RayletSocketName"]).parents[2]), None)
+    # The one that draws least is the least likely to be lost.
+    return min(folders, key=lambda folder: folders[folder], default=None)
+
+
+def node_id() -> str:
+    """Return the node through which this process has joined the cluster."""
+    found: str = ray.get_runtime_context().get_node_id()
+    return found
+
+
 def disconnect() -> None:
     """Leave the cluster, which ends every actor of this process."""
     ray.shutdown()
 
 
-def is_alive(node_id: str) -> bool:
-    """Return True if the cluster counts this machine as alive."""
-    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+def is_alive(node: str) -> bool:
+    """Return True if the cluster counts this node as alive."""
+    return any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
+
+
+def is_joined() -> bool:
+    """Return False once the node is lost through which this process has joined. Then it must join again."""
+    try:
+        return is_alive(node_id())
+    except RayError:
+        # The head is away, so nobody knows.
+        return True
 
 
 class ClusterFacts(NamedTuple):

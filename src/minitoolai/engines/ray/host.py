@@ -77,7 +77,8 @@ class RayHost(Supervised):
         try:
             started = await self._placed(actor)
         except RayError as error:
-            raise EngineError(f"{self.name} could not be placed: {type(error).__name__}: {error}"[:500]) from error
+            reason = str(error).strip().rpartition("\n")[2].strip()[:300]
+            raise EngineError(f"{self.name} could not be placed: {type(error).__name__}: {reason}") from error
         if started.version != __version__:
             raise EngineError(f"{self.name}: a machine has minitoolai {started.version}, this one {__version__}")
         self.pid, self._node_id, self._cpu_s = started.pid, started.node_id, 0.0
@@ -107,7 +108,7 @@ class RayHost(Supervised):
         return started
 
     async def _wait_for_end(self) -> str | None:
-        reader, self._reader = self._reader, None
+        reader = self._reader
         if reader is None:
             return None
         while not reader.done():
