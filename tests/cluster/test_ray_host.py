@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib import util
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,6 @@ from minitoolai.engines.speech.pool import VoiceChild
 from tests.engines.images import test_process as contract
 from tests.engines.images.test_process import EngineProcess, colour, ignore, request, until_up, with_engine
 from tests.support.ray_cluster import RayCluster
-
-if util.find_spec("ray") is None:
-    pytest.skip("needs Ray: pip install 'minitoolai[ray]'", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from importlib import util
 from pathlib import Path
 
-import pytest
 import requests
 
 from tests.cluster.ray_proof import Figures, Site, examine, site
@@ -14,9 +12,6 @@ from tests.cluster.test_workers import health_url
 from tests.support.gallery import PRICE
 from tests.support.server import PROGRAM
 from tests.support.waiting import eventually
-
-if util.find_spec("ray") is None:
-    pytest.skip("needs Ray: pip install 'minitoolai[ray]'", allow_module_level=True)
 
 
 def libraries(pid: int) -> str:

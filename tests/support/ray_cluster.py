@@ -12,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.support import programs
 from tests.support.identity_provider import free_port
 from tests.support.waiting import children_of
 
@@ -51,6 +52,7 @@ class RayCluster:
     """A head without processors, and nodes that are added one after the other. Joining it needs its token."""
 
     def __init__(self) -> None:
+        programs.ray()
         # The paths of sockets must be short.
         self.folder = Path(tempfile.mkdtemp(prefix="ray"))
         self.port = free_port()

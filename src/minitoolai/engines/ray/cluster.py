@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -123,4 +122,4 @@ def accepts_anyone(address: str) -> bool:
 
 
 def _has_token() -> bool:
-    return os.environ.get("RAY_AUTH_MODE") == "token"
+    return child_environment().get("RAY_AUTH_MODE") == "token"
