@@ -21,6 +21,8 @@ from minitoolai.engines.child_process import child_environment, cpu_clock, read_
 
 #: Answer at least this often, so that the host knows that the machine is there.
 ANSWER_EVERY_S = 1.0
+#: Steps and heartbeats are gathered for this long, because each answer costs a millisecond of CPU. Results are larger.
+GATHER_S, SMALL_BYTES = 0.2, 256
 
 
 class Started(NamedTuple):
@@ -50,7 +52,7 @@ class Relay:
         self._orders: SimpleQueue[bytes] = SimpleQueue()
         self._messages: list[bytes] = []
         self._is_over = False
-        self._heard = asyncio.Event()
+        self._heard, self._is_urgent = asyncio.Event(), asyncio.Event()
         self._read_cpu_s: Callable[[], float] = float
 
     async def start(self) -> Started:
@@ -73,17 +75,16 @@ class Relay:
         self._orders.put(frames)
 
     async def receive(self) -> News:
-        """Wait for messages, but no longer than ANSWER_EVERY_S."""
+        """Wait for messages, but no longer than ANSWER_EVERY_S; after a small one, a little for more."""
         assert self._child is not None
-        if not self._messages and not self._is_over:
-            self._heard.clear()
-            try:
-                async with asyncio.timeout(ANSWER_EVERY_S):
-                    await self._heard.wait()
-            except TimeoutError:
-                pass
+        await _wait_for(self._heard, ANSWER_EVERY_S)
+        if self._messages:
+            await _wait_for(self._is_urgent, GATHER_S)
         messages, self._messages = self._messages, []
         status = self._child.wait() if self._is_over else None
+        if status is None:
+            self._heard.clear()
+            self._is_urgent.clear()
         return News(messages, self._read_cpu_s(), resident_bytes(self._child.pid), status)
 
     async def kill(self) -> None:
@@ -103,6 +104,8 @@ class Relay:
         else:
             self._messages.append(message)
         self._heard.set()
+        if message is None or len(message) >= SMALL_BYTES:
+            self._is_urgent.set()
 
     def _write(self, child: subprocess.Popen[bytes]) -> None:
         assert child.stdin is not None
@@ -114,3 +117,11 @@ class Relay:
             except OSError:
                 # The child has ended, which its output reports.
                 return
+
+
+async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return
