@@ -117,8 +117,7 @@ def site(nodes: int = NODES, **env: str) -> Iterator[Site]:
     with tempfile.TemporaryDirectory() as folder, running_cluster() as cluster:
         ray = RayCluster()
         try:
-            for _ in range(nodes):
-                ray.add_node(cpus=2)
+            ray.add_nodes(nodes, cpus=2)
             opened = Site(Path(folder), cluster, ray, env)
             try:
                 yield opened

@@ -23,8 +23,8 @@ RAY = Path(sys.executable).with_name("ray")
 class RayNode:
     """One machine of the cluster: `ray start`, and all processes below it."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process, self.log = process, log
 
     @property
     def pids(self) -> list[int]:
@@ -62,9 +62,11 @@ class RayCluster:
         #: What a program needs to join it.
         self.env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         self.nodes: list[RayNode] = []
+        self._number = 0
         self.head = self._start_head()
         #: The node through which a worker joins.
-        self.gate = self._start(f"--address={self.address}", "--num-cpus=0", f"--temp-dir={self.folder}/g")
+        self.gate = self._begin_node(0)
+        self._wait(self.gate)
 
     def _start_head(self) -> RayNode:
         return self._start("--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false",
@@ -78,11 +80,29 @@ class RayCluster:
 
     def add_node(self, cpus: int = 1) -> RayNode:
         """Add a machine, and wait until it has joined."""
-        node = self._start(f"--address={self.address}", f"--num-cpus={cpus}")
-        self.nodes.append(node)
-        return node
+        return self.add_nodes(1, cpus)[0]
+
+    def add_nodes(self, count: int, cpus: int) -> list[RayNode]:
+        """Add machines at the same time, and wait until all have joined."""
+        added = [self._begin_node(cpus) for _ in range(count)]
+        self.nodes += added
+        for node in added:
+            self._wait(node)
+        return added
+
+    def _begin_node(self, cpus: int) -> RayNode:
+        # In a folder of its own, because nodes that start at the same time would take the same names for sockets.
+        self._number += 1
+        return self._begin(
+            f"--address={self.address}", f"--num-cpus={cpus}", f"--temp-dir={self.folder}/{self._number}"
+        )
 
     def _start(self, *options: str) -> RayNode:
+        node = self._begin(*options)
+        self._wait(node)
+        return node
+
+    def _begin(self, *options: str) -> RayNode:
         log = self.folder / f"start{time.monotonic_ns()}.log"
         env = {
             "PATH": os.environ["PATH"],
@@ -99,14 +119,15 @@ class RayCluster:
         command = [str(RAY), "start", *options, "--block", "--disable-usage-stats", "--object-store-memory=80000000"]
         with log.open("wb") as output:
             process = subprocess.Popen(command, env=env, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
-        node = RayNode(process)
+        return RayNode(process, log)
+
+    def _wait(self, node: RayNode) -> None:
         give_up_s = time.monotonic() + 90
-        while "Ray runtime started" not in log.read_text():
-            if process.poll() is not None or time.monotonic() > give_up_s:
+        while "Ray runtime started" not in node.log.read_text():
+            if node.process.poll() is not None or time.monotonic() > give_up_s:
                 node.kill()
-                raise AssertionError(log.read_text())
+                raise AssertionError(node.log.read_text())
             time.sleep(0.05)
-        return node
 
     def stop(self) -> None:
         """Kill everything."""
