@@ -196,7 +196,7 @@ def _is_ready(site: Site, name: str) -> bool:
 
 
 def _repeated(site: Site, path: str, body: dict[str, Any], give_up_s: float) -> dict[str, Any] | None:
-    """Ask with an idempotency key until there is an answer, as a careful client does."""
+    """Ask with an idempotency key until there is an answer, as a careful client does. None: it was interrupted."""
     headers = site.account.headers | {"idempotency-key": uuid.uuid4().hex}
     said = ""
     while time.monotonic() < give_up_s:
@@ -210,6 +210,9 @@ def _repeated(site: Site, path: str, body: dict[str, Any], give_up_s: float) -> 
                 return answer.json()  # type: ignore[no-any-return]
             said = f"{answer.status_code} {answer.text[:300]}"
             site.refuse(answer.status_code)
+            if "idempotency_spent" in said:
+                # The request was interrupted, and this says so. It must not have been charged.
+                return None
             if answer.status_code not in (409, 500, 502, 503, 504):
                 site.unexpected.append(said)
                 return None

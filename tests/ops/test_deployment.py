@@ -157,7 +157,7 @@ def test_the_proxies_for_several_machines_never_send_a_request_twice_and_notice_
     text = (OPS / "nginx" / "minitoolai-machines.conf").read_text()
     given = dict(re.findall(r"^\s+(\w+) ([^;]+);$", text, flags=re.MULTILINE))
     assert "non_idempotent" not in given["proxy_next_upstream"]
-    assert given["proxy_connect_timeout"] == "2s"
+    assert given["proxy_connect_timeout"] == "500ms"
     assert int(given["client_max_body_size"].removesuffix("m")) * 1024**2 == LARGEST_BODY
     haproxy = (OPS / "haproxy" / "haproxy.cfg").read_text()
     assert re.findall(r"retry-on (.+)", haproxy) == ["conn-failure"]

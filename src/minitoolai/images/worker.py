@@ -81,7 +81,7 @@ class ImageWorker:
             for each in placed:
                 group.create_task(self._scale(each))
             group.create_task(self._renew_leases())
-            group.create_task(self._sweep())
+            group.create_task(self._sweep_forever())
             group.create_task(self._watch_barred())
             if not self.state.single_process:
                 group.create_task(self._register())
@@ -271,13 +271,18 @@ class ImageWorker:
             self.events.notify_queued()
         return recovered
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
+        """Requeue abandoned jobs, and fail those that waited too long or whose account is barred."""
+        if self.only_draws and self.state.fleet.rank >= WATCHERS:
+            return
+        await self.recover()
+        await self._leases.fail_waiting()
+        await self._leases.fail_barred()
+
+    async def _sweep_forever(self) -> None:
         while True:
             try:
-                if not self.only_draws or self.state.fleet.rank < WATCHERS:
-                    await self.recover()
-                    await self._leases.fail_waiting()
-                    await self._leases.fail_barred()
+                await self.sweep()
             except (StoreError, Overloaded) as error:
                 log.warning("the sweep for expired leases failed, will retry: %s", error)
             except Exception:
