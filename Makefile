@@ -26,8 +26,8 @@ $(STAMP): requirements.txt pyproject.toml
 
 dev: $(VENV)/.dev  ## install the program and everything its tests need
 
-$(VENV)/.dev: $(STAMP) requirements-dev.txt
-	@$(PIP) "development packages" --no-deps --require-hashes -r requirements-dev.txt
+$(VENV)/.dev: $(STAMP) requirements-dev.txt requirements-ray.txt
+	@$(PIP) "development packages" --no-deps --require-hashes -r requirements-dev.txt -r requirements-ray.txt
 	@touch $@
 
 dev-gpu: $(VENV)/.dev-gpu  ## like dev, plus torch and diffusers for the GPU engine (TORCH="torch --index-url ..." chooses a build)
@@ -58,9 +58,10 @@ compatibility: dev ## run every supported client and write docs/reference/compat
 chaos: dev      ## run the proofs of docs/reliability.md at full length (at most 25 minutes)
 	$(BIN)/python -m tests.chaos
 
-cluster: dev    ## prove what happens between machines, at full length: network namespaces (root), 100,000 jobs, ten minutes without S3
+cluster: dev    ## prove what happens between machines, at full length: network namespaces (root), 100,000 jobs, ten minutes without S3, ten minutes of chaos on Ray
 	CLUSTER_LONG=1 $(BIN)/pytest tests/cluster -s
 	$(BIN)/python -m bench.fleet --engines 1 300
+	$(BIN)/python -m tests.cluster.ray_proof
 
 soak: dev       ## run three hours of mixed traffic and show what grows (SOAK_MIN=20: a short form)
 	$(BIN)/python -m tests.soak

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,24 @@ def test_all_services_share_one_writer_and_one_registry_of_responses(built: Call
     assert services.in_flight is shared.in_flight
     assert services.chats.charging is services.speech.charging is shared.charging
     assert services.metric_sources().shared is shared
+
+
+def test_a_server_leaves_engines_on_ray_alone_and_never_imports_ray(
+    built: Callable[..., Services], tmp_path: Path
+) -> None:
+    placed = (catalogs.FAKE + IMAGES).replace("[engines.flat]\n", '[engines.flat]\nplacement = "ray"\nmax = 3\n')
+    services = built(placed)
+    worker, engines = services.images.worker, services.images.engines
+    assert (worker.models_of(engines["flat"]), worker.models_of(engines["slow"])) == ([], ["slow"])
+    # In a process of its own, because tests of Ray may have imported it here.
+    script = (
+        "import sys; from pathlib import Path; from minitoolai import app; from minitoolai.bootstrap import build; "
+        f"from minitoolai.settings import Settings; folder = Path({str(tmp_path)!r}); "
+        "build(Settings(data_dir=folder / 'other', catalog=str(folder / 'catalog.toml'))); "
+        "print([name for name in sys.modules if name == 'ray' or 'engines.ray' in name])"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert shown.stdout == "[]\n"
 
 
 def test_tracing_is_built_only_with_a_collector(built: Callable[..., Services]) -> None:

@@ -248,6 +248,8 @@ class Settings:
     drain_timeout_s: float = _setting(30.0, "Seconds that a stopping server waits for running streams.")
     #: `serve --demo`.
     is_demo: bool = False
+    #: `worker --ray`: the address of the Ray cluster.
+    ray_address: str = ""
     #: `MINITOOLAI_<ENGINE>_API_KEY` and `_BASE_URL` of each engine of the catalog, by engine name.
     engine_keys: Mapping[str, Secret] = field(default_factory=dict)
     engine_urls: Mapping[str, str] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from minitoolai.core.errors import EngineError, EngineTimeout
@@ -20,11 +21,12 @@ from minitoolai.engines.child_process import (
     ChildProcess,
     HangDetector,
     HeartbeatMonitor,
-    MessageChildProcess,
     child_environment,
+    cpu_clock,
     read_frame,
     to_frame,
 )
+from minitoolai.engines.host import ChildHost
 from minitoolai.engines.images.process import EngineProcess
 from minitoolai.engines.speech.messages import LoadVoices
 from minitoolai.engines.speech.pool import VoiceChild
@@ -142,21 +144,27 @@ def test_stopping_during_a_start_leaves_no_process() -> None:
     asyncio.run(test())
 
 
-class Echo(MessageChildProcess):
-    """A message child that never becomes ready by itself; events are collected."""
+class Echo:
+    """A protocol side that collects events, and its host."""
 
-    module = "minitoolai.engines.speech.child"
+    check_every_s = 0.5
 
     def __init__(self) -> None:
-        super().__init__("echo", list[int])
+        self.host = ChildHost("echo", "minitoolai.engines.speech.child", self)
         self.events: list[list[int]] = []
-        self.disconnects = 0
+        self.ends: list[bool] = []
 
-    def _on_event(self, event: list[int]) -> None:
-        self.events.append(event)
+    async def load(self) -> None:
+        """Load nothing."""
 
-    def _on_disconnect(self) -> None:
-        self.disconnects += 1
+    def why_hung(self) -> str | None:
+        return None
+
+    def on_event(self, message: bytes) -> None:
+        self.events.append(msgspec.msgpack.decode(message))
+
+    def on_end(self, *, is_lost: bool) -> None:
+        self.ends.append(is_lost)
 
 
 class Stream:
@@ -172,17 +180,17 @@ class Stream:
 def test_events_are_delivered_until_the_output_ends_even_in_the_middle_of_one(cut: int) -> None:
     async def test() -> None:
         echo = Echo()
-        echo.is_up = True
+        echo.host.is_up = True
         data = to_frame([1]) + to_frame([2, 3])
-        await echo._read_events(Stream(data[: len(data) - cut]))  # type: ignore[arg-type]
+        await echo.host._read_events(Stream(data[: len(data) - cut]))  # type: ignore[arg-type]
         assert echo.events == ([[1], [2, 3]] if not cut else [[1]])
-        assert (echo.is_up, echo.disconnects) == (False, 1)
+        assert (echo.host.is_up, echo.ends) == (False, [False])
 
     asyncio.run(test())
 
 
 def test_sending_to_a_child_that_does_not_run_is_ignored() -> None:
-    Echo().send([1])
+    Echo().host.send([1])
 
 
 def test_frames_are_read_one_by_one_until_the_end() -> None:
@@ -258,7 +266,7 @@ def hangs_within(
         if disturb is not None:
             disturb(process)
         try:
-            detector = HangDetector(process.pid, LIMIT_S)
+            detector = HangDetector(cpu_clock(process.pid), LIMIT_S)
             detector.begin(began_s := time.monotonic())
             while time.monotonic() - began_s < seconds:
                 time.sleep(0.1)
@@ -288,7 +296,7 @@ def test_each_task_has_its_own_time() -> None:
         assert process.stdout is not None
         process.stdout.readline()
         try:
-            detector = HangDetector(process.pid, LIMIT_S)
+            detector = HangDetector(cpu_clock(process.pid), LIMIT_S)
             for _ in range(4):
                 detector.begin(time.monotonic())
                 time.sleep(LIMIT_S / 2)
@@ -300,7 +308,7 @@ def test_each_task_has_its_own_time() -> None:
 def test_a_process_that_has_exited_does_not_hang() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    detector = HangDetector(process.pid, LIMIT_S)
+    detector = HangDetector(cpu_clock(process.pid), LIMIT_S)
     detector.begin(5.0)
     assert not detector.is_hung(5.0 + LIMIT_S / 2)
 

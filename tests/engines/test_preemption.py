@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from minitoolai.engines.child_process import MessageChildProcess, pause_background, resume_background
+from minitoolai.engines.child_process import pause_background, resume_background
+from minitoolai.engines.host import ChildHost
 from minitoolai.engines.preemption import MAX_PAUSE_S, Preemption
 from tests.support.waiting import eventually
 
@@ -88,16 +89,22 @@ def test_many_short_waits_leave_it_half_of_the_time() -> None:
     asyncio.run(test())
 
 
-class Sleeper(MessageChildProcess):
-    """A child that waits for commands."""
+class Sleeper:
+    """The protocol side of a child that waits for commands."""
 
-    module = "minitoolai.engines.speech.child"
+    check_every_s = 0.5
 
-    async def _start_once(self) -> None:
-        await self._spawn()
+    async def load(self) -> None:
+        """Load nothing."""
 
-    def _on_disconnect(self) -> None:
-        pass
+    def why_hung(self) -> str | None:
+        return None
+
+    def on_event(self, message: bytes) -> None:
+        raise AssertionError(message)
+
+    def on_end(self, *, is_lost: bool) -> None:
+        """Nothing waits."""
 
 
 def state(pid: int) -> str:
@@ -108,7 +115,7 @@ def state(pid: int) -> str:
 @pytest.mark.parametrize("is_background", [True, False])
 def test_only_children_in_the_background_are_stopped_and_continue(is_background: bool) -> None:
     async def test() -> None:
-        child = Sleeper("sleeper", int)
+        child = ChildHost("sleeper", "minitoolai.engines.speech.child", Sleeper())
         child.is_background = is_background
         await child.start()
         assert child.pid is not None

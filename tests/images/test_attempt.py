@@ -10,6 +10,7 @@ import pytest
 
 from minitoolai.core.errors import (
     EngineError,
+    EngineLost,
     EngineRefused,
     StoreError,
 )
@@ -46,6 +47,17 @@ def test_a_failed_attempt_is_repeated_with_the_same_seed(books: TemporaryBooks, 
         assert studio.row(job) == ("succeeded", 3, 2, PRICE)
         assert ended.object is not None
         assert await studio.store.get(ended.object) == b"a dog 5"
+
+    Studio(books, tmp_path).run(test)
+
+
+def test_a_job_that_lost_its_machine_is_handed_back_and_has_not_failed(books: TemporaryBooks, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        # More often than a job may fail.
+        studio.engine.behavior = failing(*(EngineLost("its machine is gone") for _ in range(5)))
+        job = await studio.submit(books.account(PRICE), "a dog", seed=5)
+        assert (await studio.end(job)).state == "succeeded"
+        assert studio.row(job) == ("succeeded", 6, 0, PRICE)
 
     Studio(books, tmp_path).run(test)
 

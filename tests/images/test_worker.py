@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from minitoolai.core.models import Balance, NewGeneration
-from minitoolai.images import worker as worker_module
 from minitoolai.images.worker import WATCHERS, steps_every_s
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Operation
 from minitoolai.storage.database import Connection
 from minitoolai.storage.tables import jobs, ledger
+from minitoolai.storage.tables.jobs import Fleet
 from tests.support.books import TemporaryBooks, hold, settle
 from tests.support.studio import PRICE, Gate, Studio, at_once
 
@@ -118,30 +118,17 @@ def test_a_large_fleet_publishes_steps_more_rarely(workers: int, every_s: float)
 
 @pytest.mark.parametrize(("rank", "recovers"), [(WATCHERS - 1, True), (WATCHERS, False)])
 def test_only_the_first_workers_of_a_fleet_look_for_abandoned_jobs(
-    books: TemporaryBooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, recovers: bool
+    books: TemporaryBooks, tmp_path: Path, rank: int, recovers: bool
 ) -> None:
-    monkeypatch.setattr(worker_module, "SWEEP_EVERY_S", 0.05)
     account = books.account(PRICE)
 
     async def test(studio: Studio) -> None:
-        async with studio.worker(single_process=False) as worker:
-            worker.only_draws = True
-            for name in range(rank):
-                # Their names come before that of this worker.
-                await studio.writer.run(
-                    lambda connection, name=name: jobs.register_worker(  # type: ignore[misc]
-                        connection, name=f"a{name}", offers={}, now_ms=studio.clock.lease_ms()
-                    )
-                )
-            worker.registered_anew()
-            async with asyncio.timeout(5):
-                while worker.state.fleet.rank != rank:
-                    await asyncio.sleep(0.01)
-            abandoned = NewGeneration(
-                "image", "drawn elsewhere", "fake", 0, 1, "running", request="{}", seed=1, size="1"
-            )
+        async with studio.worker() as worker:
+            await worker.sweep()
+            worker.only_draws, worker.state.fleet = True, Fleet(size=10, rank=rank)
+            abandoned = NewGeneration("image", "m", "fake", 0, 1, "running", request="{}", seed=1, size="1")
             await studio.writer.run(lambda connection: place(connection, hold(77, account, 1, generation=abandoned)))
-            await asyncio.sleep(0.5)
+            await worker.sweep()
             assert books.rows("SELECT state FROM generations WHERE id = 77") == [("queued" if recovers else "running",)]
             await studio.writer.run(lambda connection: place(connection, settle(77, account, 0)))
 

@@ -65,8 +65,16 @@ def test_every_named_command_and_option_exists(path: Path) -> None:
 def test_a_unit_runs_an_existing_command_with_enough_time_and_few_rights(path: Path) -> None:
     service = unit(path)["Service"]
     program, *arguments = service["ExecStart"].split()
-    assert program == "/opt/minitoolai/.venv/bin/minitoolai"
-    assert arguments[0] in commands()
+    folder, name = program.rsplit("/", 1)
+    assert folder == "/opt/minitoolai/.venv/bin"
+    if name == "ray":
+        # Without a token, everybody who reaches the ports could run code.
+        assert service["EnvironmentFile"] == "/etc/minitoolai/ray.env"
+        assert "RAY_AUTH_MODE=token\n" in (OPS / "ray.env").read_text()
+        assert arguments[0] == "start"
+    else:
+        assert name == "minitoolai"
+        assert arguments[0] in commands()
     default_s = load_settings({}).drain_timeout_s
     assert int(service["TimeoutStopSec"]) > default_s + 20
     assert service["KillMode"] == "mixed"
@@ -121,6 +129,20 @@ def test_the_tracing_packages_are_compatible_and_the_tested_versions() -> None:
     assert "-r requirements-otel.txt" in (OPS / "Containerfile").read_text()
 
 
+def test_ray_is_pinned_to_one_release_and_not_part_of_an_installation() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    ray = pins("requirements-ray.txt")
+    assert extras["ray"] == ["ray>=2.60,<2.61"]
+    assert ray["ray"].startswith("2.60.")
+    installed = pins("requirements.txt")
+    known = pins("requirements-dev.txt") | installed
+    assert {name for name, version in ray.items() if known.get(name) != version} == {"ray", "msgpack"}
+    assert "ray" not in installed
+    makefile = (ROOT / "Makefile").read_text()
+    rules = re.findall(r"^(\S+):[^\n]*requirements-ray\.txt", makefile, flags=re.MULTILINE)
+    assert rules == ["$(VENV)/.dev"]
+
+
 def test_the_example_proxy_passes_streams_and_the_largest_request() -> None:
     text = (OPS / "nginx" / "minitoolai.conf").read_text()
     given = dict(re.findall(r"^\s+(\w+) ([^;]+);$", text, flags=re.MULTILINE))
@@ -135,7 +157,7 @@ def test_the_proxies_for_several_machines_never_send_a_request_twice_and_notice_
     text = (OPS / "nginx" / "minitoolai-machines.conf").read_text()
     given = dict(re.findall(r"^\s+(\w+) ([^;]+);$", text, flags=re.MULTILINE))
     assert "non_idempotent" not in given["proxy_next_upstream"]
-    assert given["proxy_connect_timeout"] == "2s"
+    assert given["proxy_connect_timeout"] == "500ms"
     assert int(given["client_max_body_size"].removesuffix("m")) * 1024**2 == LARGEST_BODY
     haproxy = (OPS / "haproxy" / "haproxy.cfg").read_text()
     assert re.findall(r"retry-on (.+)", haproxy) == ["conn-failure"]

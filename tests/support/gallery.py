@@ -80,8 +80,10 @@ def poll(server: ServerProcess, job: dict[str, Any]) -> dict[str, Any]:
 class WorkerProcess:
     """A `minitoolai worker` on the database and data folder of a server."""
 
-    def __init__(self, server: ServerProcess, **env: str) -> None:
+    def __init__(self, server: ServerProcess, *, ray: str = "", **env: str) -> None:
+        """`ray`: the address of the Ray cluster on which it draws."""
         self._server = server
+        self._options = ["--ray", ray] if ray else []
         self._env = server.env | env
         self._process: subprocess.Popen[str] | None = None
 
@@ -90,11 +92,15 @@ class WorkerProcess:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> WorkerProcess:
         """Start, and wait until it is ready."""
         with (self._server.folder / "worker.log").open("a") as log:
             self._process = subprocess.Popen(
-                [*PROGRAM, "worker", "--data-dir", str(self._server.data_dir)],
+                [*PROGRAM, "worker", "--data-dir", str(self._server.data_dir), *self._options],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=self._env,

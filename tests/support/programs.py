@@ -53,6 +53,12 @@ def packages_of_the_gpu_engine() -> None:
         pytest.skip(f"{', '.join(missing)} not installed on this machine; make dev-gpu installs them")
 
 
+def ray() -> None:
+    """Skip the test, with the reason, where the extra `minitoolai[ray]` is not installed. `make dev` installs it."""
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install 'minitoolai[ray]'")
+
+
 def network_namespaces() -> None:
     """Skip the test, with the reason, where this process may not make network namespaces."""
     if os.getuid() != 0:

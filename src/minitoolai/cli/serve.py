@@ -15,6 +15,8 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
+from importlib import util
 from typing import TYPE_CHECKING, Any
 
 from minitoolai.accounts.keys import make_key
@@ -23,7 +25,7 @@ from minitoolai.cli.common import CLOCK, Commands, add_command, prepare, say, wr
 from minitoolai.cli.fetch import fetching_for_demo
 from minitoolai.core.errors import CatalogError, SettingsError
 from minitoolai.core.money import parse_dollars
-from minitoolai.core.threads import CONTROL, close_pools, limit_arenas
+from minitoolai.core.threads import CONTROL, PLACEMENT, close_pools, limit_arenas
 from minitoolai.paths import catalog_path, load_secret_keys, tighten_data_dir
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Connection
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 KINDS = ("image",)
+#: Look so often whether the Ray node of this machine lives. So many misses in a row, and it does not.
+RAY_WATCH_EVERY_S, RAY_MISSED = 3.0, 2
 DEMO_EMAIL = "demo@example.com"
 DEMO_CREDIT = "5.00"
 DEMO_KEY = "demo"
@@ -60,6 +64,8 @@ def add_worker(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = add_command(commands, "worker", about, worker, "worker --device cuda:0")
     parser.add_argument("--kinds", default="image", help="kinds of jobs to run, separated by commas (image)")
     parser.add_argument("--device", help="device of your image models, such as cuda:0 or cpu (MINITOOLAI_DEVICE)")
+    about_ray = 'run the engines with placement = "ray" on the Ray cluster at this address, and no others'
+    parser.add_argument("--ray", metavar="HOST:PORT", help=about_ray)
 
 
 # ── worker ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -71,11 +77,33 @@ def worker(settings: Settings, options: argparse.Namespace) -> None:
 
     check_worker(settings, options.kinds)
     limit_arenas()
+    leave, is_joined = None, None
+    if options.ray:
+        settings, leave, is_joined = _join_ray(settings, options.ray)
     prepare(settings, migrate_apart)
     tighten_data_dir(settings)
-    if asyncio.run(_work(build(settings), lambda where: say(f"MiniToolAI draws for {where}"))):
+    draws = partial(_work, build(settings), lambda where: say(f"MiniToolAI draws for {where}"))
+    is_restarting = asyncio.run(draws(is_joined))
+    if leave is not None:
+        leave()
+    if is_restarting:
         # The same process ID, which a service manager knows.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - this very program again
+
+
+def _join_ray(settings: Settings, address: str) -> tuple[Settings, Callable[[], None], Callable[[], bool]]:
+    """Join a Ray cluster. Return the settings of a worker there, what leaves it, and what tells if it has joined."""
+    from minitoolai.core.catalog.loader import read_catalog
+
+    if not any(engine.placement == "ray" for engine in read_catalog(catalog_path(settings)).engines.values()):
+        raise SettingsError(f'--ray {address}: no engine of the catalog has placement = "ray", so there is no work')
+    if util.find_spec("ray") is None:
+        raise SettingsError(f"--ray {address}: Ray is not installed; pip install 'minitoolai[ray]'")
+    from minitoolai.engines.ray import cluster
+
+    cluster.connect(address)
+    log.info("joined the Ray cluster at %s: %s", address, cluster.facts().describe())
+    return replace(settings, ray_address=address), cluster.disconnect, cluster.is_joined
 
 
 def check_worker(settings: Settings, kinds: str) -> None:
@@ -121,7 +149,18 @@ class _WorkerSignals:
         self.stopping.set()
 
 
-async def _work(services: Services, ready: Callable[[str], None]) -> bool:
+async def _watch_ray(is_joined: Callable[[], bool], signals: _WorkerSignals) -> None:
+    """Start the worker again once the Ray node is lost through which it has joined the cluster."""
+    missed = 0
+    while missed < RAY_MISSED:
+        await asyncio.sleep(RAY_WATCH_EVERY_S)
+        missed = 0 if await PLACEMENT.run(is_joined) else missed + 1
+    log.error("the Ray node of this machine was lost; joining the cluster again")
+    signals.restarting = not signals.stopping.is_set()
+    signals.stopping.set()
+
+
+async def _work(services: Services, ready: Callable[[str], None], is_joined: Callable[[], bool] | None = None) -> bool:
     """Claim jobs until SIGTERM or SIGHUP, then finish or requeue the current ones; a second signal does not wait.
 
     Return True if the worker should start again: with the code that is now installed, and the catalog read anew.
@@ -154,6 +193,8 @@ async def _work(services: Services, ready: Callable[[str], None]) -> bool:
     await metrics.open()
     services.writer.start()
     working = [asyncio.create_task(watchdog.run())]
+    if is_joined is not None:
+        working.append(asyncio.create_task(_watch_ray(is_joined, signals)))
     try:
         if registration is not None:
             await CONTROL.run(registration.start)

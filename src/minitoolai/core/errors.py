@@ -29,6 +29,7 @@ ServiceError
     ├── EngineUnavailable   it cannot be reached, or rejects the operator's key: no request can cause that
     ├── EngineRateLimited
     ├── EngineBroken        it broke off, and may bill for the work
+    ├── EngineLost          the machine under it is gone: nothing that it did is at fault
     └── EngineTimeout
 
 CatalogError, SettingsError: the operator's configuration is wrong.
@@ -313,6 +314,10 @@ class EngineRateLimited(EngineError):
 
 class EngineBroken(EngineError):
     """The engine broke off. It may bill for its work, so the request is not retried on it."""
+
+
+class EngineLost(EngineError):
+    """The machine under the engine is gone or cannot be reached. The request is not at fault, and did not fail."""
 
 
 class EngineTimeout(EngineError):

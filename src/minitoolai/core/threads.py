@@ -74,8 +74,25 @@ BODIES = ThreadPool("bodies", 1)
 NAMES = ThreadPool("upstream-names", 16)
 #: Start and stop what this process registered: the writer, tracing, the registration at the database.
 CONTROL = ThreadPool("control", 2)
+#: Call Ray, which waits for the head of its cluster.
+PLACEMENT = ThreadPool("placement", 8)
 
-POOLS = (EXPORTS, RESPONSES, PICTURES, DOCUMENTS, AUDIO, FILES, UPLOADS, ARCHIVE, MAIL, CIPHERS, BODIES, NAMES, CONTROL)
+POOLS = (
+    EXPORTS,
+    RESPONSES,
+    PICTURES,
+    DOCUMENTS,
+    AUDIO,
+    FILES,
+    UPLOADS,
+    ARCHIVE,
+    MAIL,
+    CIPHERS,
+    BODIES,
+    NAMES,
+    CONTROL,
+    PLACEMENT,
+)
 
 
 #: glibc's M_ARENA_MAX, and its value here.

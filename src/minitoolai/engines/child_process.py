@@ -1,56 +1,30 @@
-"""Supervise child processes: start, restart with exponential backoff, stop, detect hangs, exchange messages.
+"""Child processes: spawn, restart and stop them, detect hangs, encode messages.
 
-The process pools of speech and images and the embedded llama.cpp all build on `ChildProcess`. A crash, a hang or the
-memory of a child then affects no other part of the server.
+`ChildProcess` is what the hosts of engines (host.py) and the embedded llama.cpp build on. A crash, a hang or the memory
+of a child then affects no other part of the server.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
 import os
 import resource
 import signal
 import struct
 import sys
 import time
-import weakref
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import Process
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import msgspec
 
-from minitoolai.core.backoff import Backoff
-from minitoolai.core.errors import EngineError
 from minitoolai.core.parent import die_with_parent
+from minitoolai.engines.supervision import Supervised, supervised
 
-log = logging.getLogger(__name__)
-
-FIRST_RESTART_S = 0.1
-LONGEST_RESTART_S = 10.0
-#: Restart a child that ran for longer than this without delay.
-HEALTHY_AFTER_S = 60.0
 POLL_S = 0.5
-#: Every child process of this process, started or not.
-_children: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
-
-
-class RunningChildren(NamedTuple):
-    """The child processes of one name: their resident memory in bytes, and how often one was restarted."""
-
-    memory: int
-    restarts: int
-
-
-def running_children() -> dict[str, RunningChildren]:
-    """Return the child processes of this process by name, for the metrics. Memory is known on Linux only."""
-    found: dict[str, RunningChildren] = {}
-    for child in _children:
-        memory, restarts = found.get(child.name, (0, 0))
-        found[child.name] = RunningChildren(memory + _resident_bytes(child.pid), restarts + child.restarts)
-    return found
 
 
 def pause_background() -> bool:
@@ -64,14 +38,16 @@ def resume_background() -> None:
 
 
 def _signal_background(number: signal.Signals) -> bool:
-    processes = [child._process for child in _children if child.is_background]
+    children = [one for one in supervised() if isinstance(one, ChildProcess) and one.is_background]
+    processes = [child._process for child in children]
     running = [process for process in processes if process is not None and process.returncode is None]
     for process in running:
         process.send_signal(number)
     return bool(running)
 
 
-def _resident_bytes(pid: int | None) -> int:
+def resident_bytes(pid: int | None) -> int:
+    """Return the resident memory of a process; 0 if it has ended, and on systems other than Linux."""
     if pid is None:
         return 0
     try:
@@ -81,143 +57,39 @@ def _resident_bytes(pid: int | None) -> int:
     return int(pages) * resource.getpagesize()
 
 
-class ChildProcess:
-    """A child process that is restarted whenever it exits. Subclasses implement `_start_once`."""
+class ChildProcess(Supervised):
+    """A child process that is restarted whenever it exits. Subclasses implement `_start_once`, which spawns it."""
 
-    #: Keep trying after a failed first start.
-    retries_first_start = True
     #: It may be paused for a moment, because its results are not urgent.
     is_background = False
 
     def __init__(self, name: str) -> None:
-        self.name = name
-        self.is_up = False
-        self.restarts = 0
+        super().__init__(name)
         self._process: Process | None = None
-        self._starting: asyncio.Task[None] | None = None
-        self._supervisor: asyncio.Task[None] | None = None
-        self._backoff = Backoff(FIRST_RESTART_S, LONGEST_RESTART_S)
-        _children.add(self)
 
     @property
     def pid(self) -> int | None:
         """Return the process ID, for tests that kill the child."""
         return self._process.pid if self._process else None
 
-    async def start(self) -> None:
-        """Start the child and wait until it is ready; later callers wait for the first one. Raises EngineError.
+    def resident_bytes(self) -> int:
+        return resident_bytes(self.pid)
 
-        After a failure, the supervisor keeps trying in the background if `retries_first_start` is set.
-        """
-        if self._starting is None:
-            self._starting = asyncio.create_task(self._start_supervised())
-        await asyncio.shield(self._starting)
-
-    async def _start_supervised(self) -> None:
-        try:
-            await self._start_once()
-        except Exception:
-            if self.retries_first_start:
-                self._supervisor = asyncio.create_task(self._supervise())
-            else:
-                self._starting = None
-            raise
-        self._supervisor = asyncio.create_task(self._supervise())
-
-    async def stop(self) -> None:
-        """Kill the child. It holds no state that must be saved."""
-        self.is_up = False
-        tasks = [task for task in (self._starting, self._supervisor) if task is not None]
-        self._starting = self._supervisor = None
-        for task in tasks:
-            task.cancel()
-        # Wait for them, because a task that is just spawning a child stores it before it ends.
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async def _release(self) -> None:
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
             process.kill()
             await process.wait()
 
-    async def _start_once(self) -> None:
-        """Spawn the child, store it in `_process`, and wait until it is ready. Raises EngineError."""
-        raise NotImplementedError
+    async def _wait_for_end(self) -> str | None:
+        if self._process is None:
+            return None
+        await self._wait_for_exit(self._process)
+        return f"exited with status {await self._process.wait()}"
 
     async def _wait_for_exit(self, process: Process) -> None:
         """Return once the child has exited or cannot be used any more."""
         await process.wait()
-
-    async def _supervise(self) -> None:
-        """Restart the child whenever it exits, with exponential backoff if it keeps exiting early."""
-        loop = asyncio.get_running_loop()
-        while True:
-            started_s = loop.time()
-            if self._process is not None:
-                await self._wait_for_exit(self._process)
-                status, ran_s = await self._process.wait(), loop.time() - started_s
-                log.error("%s exited with status %s after %.1f s; restarting it", self.name, status, ran_s)
-            if loop.time() - started_s > HEALTHY_AFTER_S:
-                self._backoff.record_success()
-            else:
-                await asyncio.sleep(self._backoff.record_failure())
-            self.restarts += 1
-            try:
-                await self._start_once()
-            except (EngineError, OSError) as error:
-                log.error("%s failed to restart: %s", self.name, error)
-
-
-class MessageChildProcess(ChildProcess):
-    """A Python module run as a child process that exchanges length-prefixed messages with this process.
-
-    Subclasses implement `_on_event` and `_on_disconnect`.
-    """
-
-    #: Run as `python -m MODULE`.
-    module: str
-
-    def __init__(self, name: str, event_type: Any) -> None:
-        super().__init__(name)
-        self._decode = msgspec.msgpack.Decoder(event_type).decode
-        self._reader: asyncio.Task[None] | None = None
-
-    def send(self, command: Any) -> None:
-        """Send a command without waiting. If the child hangs, commands stay in memory until it is killed."""
-        if self._process is not None and self._process.stdin is not None and not self._process.stdin.is_closing():
-            self._process.stdin.write(to_frame(command))
-
-    async def stop(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
-        await super().stop()
-
-    async def _spawn(self) -> Process:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", self.module, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=child_environment()
-        )
-        self._process = process
-        self._reader = asyncio.create_task(self._read_events(process))
-        return process
-
-    async def _wait_for_exit(self, process: Process) -> None:
-        assert self._reader is not None
-        await asyncio.wait([self._reader])
-
-    async def _read_events(self, process: Process) -> None:
-        assert process.stdout is not None
-        try:
-            while True:
-                header = await process.stdout.readexactly(FRAME_HEADER.size)
-                self._on_event(self._decode(await process.stdout.readexactly(FRAME_HEADER.unpack(header)[0])))
-        except (asyncio.IncompleteReadError, OSError):
-            self.is_up = False
-            self._on_disconnect()
-
-    def _on_event(self, event: Any) -> None:
-        raise NotImplementedError
-
-    def _on_disconnect(self) -> None:
-        """Fail pending work: the output of the child has ended."""
-        raise NotImplementedError
 
 
 class HeartbeatMonitor:
@@ -265,8 +137,9 @@ class HangDetector:
     the CPU time of another process, only elapsed time counts.
     """
 
-    def __init__(self, pid: int, limit_s: float) -> None:
-        self._clock = _cpu_clock(pid)
+    def __init__(self, read_cpu_s: Callable[[], float], limit_s: float) -> None:
+        """`read_cpu_s` returns the CPU time of the child, see `cpu_clock`."""
+        self._read_cpu_s = read_cpu_s
         self._limit_s = limit_s
         self.begin(0.0)
 
@@ -283,14 +156,21 @@ class HangDetector:
         is_endless = cpu_s - self._cpu_at_start_s > self._limit_s and now_s - self._began_s > self._limit_s
         return is_endless or now_s - self._advanced_s > self._limit_s
 
-    def _read_cpu_s(self) -> float:
-        if self._clock is None:
+
+def cpu_clock(pid: int) -> Callable[[], float]:
+    """Return a function that reads the CPU time of a process. It stays at 0 on systems without a clock for that."""
+    clock = _cpu_clock(pid)
+
+    def read_s() -> float:
+        if clock is None:
             return 0.0
         try:
-            return time.clock_gettime(self._clock)
+            return time.clock_gettime(clock)
         except OSError:
             # The child has exited, which its closed output reports too.
             return 0.0
+
+    return read_s
 
 
 def _cpu_clock(pid: int) -> int | None:
@@ -336,7 +216,11 @@ def to_frame(message: Any) -> bytes:
 def read_frame(stream: IO[bytes]) -> bytes | None:
     """Wait for the next message and return it without its length, or None at the end of the stream."""
     header = stream.read(FRAME_HEADER.size)
-    return stream.read(FRAME_HEADER.unpack(header)[0]) if len(header) == FRAME_HEADER.size else None
+    if len(header) < FRAME_HEADER.size:
+        return None
+    (size,) = FRAME_HEADER.unpack(header)
+    body = stream.read(size)
+    return body if len(body) == size else None
 
 
 # ── in the child ──────────────────────────────────────────────────────────────────────────────────────────────

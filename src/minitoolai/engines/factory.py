@@ -19,12 +19,14 @@ from minitoolai.engines.chat.openai import UpstreamEngine
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.engines.diffusers.engine import make_batch_engine
 from minitoolai.engines.fetching import SMALL_MODEL, FetchableModel, fetchable_models, models_dir
+from minitoolai.engines.host import ChildHost, MakeHost
 from minitoolai.engines.images.openai import UpstreamImageEngine
 from minitoolai.engines.images.process import EngineProcess
 from minitoolai.engines.images.remote import RemoteServer, remote_server
 from minitoolai.engines.images.upscaling import Upscaler
 from minitoolai.engines.images.webui import WebuiEngine
 from minitoolai.engines.memory import read_memory
+from minitoolai.engines.placement import PlacedEngine
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.engines.speech.openai import UpstreamSpeechEngine
 from minitoolai.engines.speech.voices import VOICE_POOLS
@@ -234,14 +236,44 @@ def make_image_engines(catalog: Catalog, settings: Settings, http: HttpClient) -
 def make_image_engine(name: str, catalog: Catalog, settings: Settings, http: HttpClient) -> ImageEngine:
     """Create an image engine according to the kind of its entry."""
     entry = catalog.engines[name]
-    options: dict[str, Any] = {"max_concurrency": settings.image_rows, "silence_s": settings.image_silence_s}
+    if bool(entry.placement) != bool(settings.ray_address):
+        # `worker --ray` draws with the engines of its cluster and no others, and is alone in that.
+        idle = _make_image_engine(name, catalog, settings, http)
+        idle.max_concurrency = 0
+        return idle
+    if not entry.placement:
+        return _make_image_engine(name, catalog, settings, http)
+    # Only here, because a server must not import Ray.
+    from minitoolai.engines.ray.host import RayHost
+
+    def make_copy() -> EngineProcess:
+        host = partial(RayHost, gpus=entry.gpus)
+        engine = _make_image_engine(name, catalog, settings, http, make_host=host)
+        assert isinstance(engine, EngineProcess), "the catalog allows only engines in a child to be placed"
+        return engine
+
+    rows = settings.gpu_pictures if entry.kind == "diffusers" else settings.image_rows
+    return PlacedEngine(name, make_copy, rows=rows, least=entry.min, most=entry.max, idle_s=entry.idle_s)
+
+
+def _make_image_engine(
+    name: str, catalog: Catalog, settings: Settings, http: HttpClient, make_host: MakeHost = ChildHost
+) -> WebuiEngine | UpstreamImageEngine | EngineProcess:
+    entry = catalog.engines[name]
+    options: dict[str, Any] = {
+        "max_concurrency": settings.image_rows,
+        "silence_s": settings.image_silence_s,
+        "make_host": make_host,
+    }
     if entry.kind == "webui":
         return WebuiEngine(_remote(name, entry, settings), entry, http, _models_of(name, catalog))
     if entry.kind == "upstream":
         return UpstreamImageEngine(_remote(name, entry, settings), entry, http, _fetch)
     if entry.kind == "diffusers":
         config = _diffusers_config(_models_of(name, catalog), entry, settings)
-        return EngineProcess(name, "minitoolai.engines.diffusers.engine", config, max_concurrency=settings.gpu_pictures)
+        options["max_concurrency"] = settings.gpu_pictures
+        del options["silence_s"]
+        return EngineProcess(name, "minitoolai.engines.diffusers.engine", config, **options)
     if entry.kind == "fake":
         config = {"model": entry.model, "delay_ms": entry.delay_ms}
         return EngineProcess(name, "minitoolai.engines.images.fake", config, **options)

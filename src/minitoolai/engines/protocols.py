@@ -175,10 +175,12 @@ class ImageEngine(Protocol):
     """An engine for images, as a worker sees it. Its methods may be called at any time."""
 
     name: str
-    #: How many images the engine takes concurrently; a worker claims no more jobs than that.
-    max_concurrency: int
     #: Most uploaded images of one edit; 0 if the engine only draws from words.
     max_images: int
+
+    @property
+    def max_concurrency(self) -> int:
+        """Return how many images the engine takes concurrently; a worker claims no more jobs than that."""
 
     @property
     def is_up(self) -> bool:

@@ -16,7 +16,7 @@ from minitoolai.core.backoff import Backoff
 from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.catalog.stand_ins import StandIns
 from minitoolai.core.clock import Clock, generation_name
-from minitoolai.core.errors import EngineRefused, ObjectMissing, ServiceError, StoreError
+from minitoolai.core.errors import EngineLost, EngineRefused, ObjectMissing, ServiceError, StoreError
 from minitoolai.core.inference import EditInputs, ImageJobRequest, decode_image_job_request
 from minitoolai.core.models import Outcome
 from minitoolai.core.telemetry.meters import Meters
@@ -146,6 +146,11 @@ class JobAttempt:
             self._log_failure(logging.INFO, error.code)
             outcome = Outcome(state="failed", error_code=error.code, error=error.message)
             await self.settle(0, outcome, is_fault=False)
+        except EngineLost as error:
+            log.info("job %d: handed back by %s: %s", self.job.id, self.engine.name, error.message)
+            future = self._services.writer.submit(self._requeue("handed_back"))
+            assert future is not None
+            await self._written(future)
         except ServiceError as error:
             await self.fail(error.code, error.message)
         except ObjectMissing as error:

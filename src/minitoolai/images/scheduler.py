@@ -166,6 +166,10 @@ class JobClaimer:
         self._head: jobs.Place | None = None
         self._read_all_at_s = 0.0
         self._is_started = False
+        #: Start the engine once it has a model; False: something else starts and stops it.
+        self.starts_engine = True
+        #: Claimers of this process for the same jobs.
+        self.claimers = 1
         self._start_jitter_s = 0.0 if state.single_process else jitter_s(0.0, START_JITTER_S)
         #: How long this process has seen a job wait for an engine that is not started.
         self._start_timer = HeadOfLineTimer()
@@ -194,7 +198,7 @@ class JobClaimer:
 
     def _poll_s(self) -> float:
         """Return a random wait. Its mean grows with the fleet, so that all together poll equally often."""
-        mean_s = max(POLL_EVERY_S, self._state.fleet.size / FLEET_POLLS_PER_S)
+        mean_s = max(POLL_EVERY_S, self._state.fleet.size * self.claimers / FLEET_POLLS_PER_S)
         return jitter_s(0.5 * mean_s, 1.5 * mean_s)
 
     async def _wait_queued(self, delay_s: float) -> None:
@@ -213,7 +217,12 @@ class JobClaimer:
     async def _fill(self) -> None:
         """Claim and start as many jobs as the engine has room for."""
         state, engine, now_s = self._state, self._engine, self._services.clock.steady_s()
-        if not self._is_started and self._ready_models(now_s) and await self._should_start(now_s):
+        if (
+            self.starts_engine
+            and not self._is_started
+            and self._ready_models(now_s)
+            and await self._should_start(now_s)
+        ):
             await self._start()
         running = [attempt for attempt in state.attempts.values() if attempt.engine is engine]
         if self._services.outage.is_on:

@@ -18,9 +18,10 @@ from minitoolai.billing.job_leases import RENEW_EVERY_S, SWEEP_EVERY_S, JobLease
 from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.clock import jitter_s
 from minitoolai.core.errors import Overloaded, StoreError
+from minitoolai.engines.placement import PlacedEngine
 from minitoolai.engines.protocols import ImageEngine
 from minitoolai.images.attempt import JobAttempt, JobServices
-from minitoolai.images.scheduler import LISTENERS, JobClaimer, WorkerState
+from minitoolai.images.scheduler import LISTENERS, MAX_WAITING, JobClaimer, WorkerState
 from minitoolai.storage.database import Membership
 from minitoolai.storage.tables import accounts, jobs
 from minitoolai.storage.tables.jobs import ClaimedJob
@@ -35,6 +36,8 @@ REGISTER_EVERY_S = 5.0
 #: So many workers of a fleet look for others that have vanished, this often, and for abandoned jobs. Twice missing, and
 #: a worker's jobs are queued again.
 WATCHERS, WATCH_EVERY_S = 3, 1.0
+#: Count the jobs of a placed engine when one was queued, but not more often than the first, and at least this often.
+SCALE_PAUSE_S, SCALE_EVERY_S = 0.2, 1.0
 #: After the database was away, every worker has this long to open a session again.
 SETTLED_S = 10.0
 
@@ -66,15 +69,19 @@ class ImageWorker:
 
     async def run(self) -> None:
         """Run jobs until cancelled. Database errors are logged and retried."""
-        claimers = [
-            JobClaimer(engine, self._services, self.state, models_of=self.models_of, begin=self._begin)
-            for engine in self._engines.values()
-        ]
+        placed = [engine for engine in self._engines.values() if isinstance(engine, PlacedEngine)]
         async with asyncio.TaskGroup() as group:
-            for claimer in claimers:
-                group.create_task(claimer.run())
+            for engine in self._engines.values():
+                # Each copy of a placed engine has its own batches, and jobs are claimed for it.
+                places = engine.copies if isinstance(engine, PlacedEngine) else [engine]
+                for one in places:
+                    claimer = JobClaimer(one, self._services, self.state, models_of=self.models_of, begin=self._begin)
+                    claimer.starts_engine, claimer.claimers = one is engine, len(places)
+                    group.create_task(claimer.run())
+            for each in placed:
+                group.create_task(self._scale(each))
             group.create_task(self._renew_leases())
-            group.create_task(self._sweep())
+            group.create_task(self._sweep_forever())
             group.create_task(self._watch_barred())
             if not self.state.single_process:
                 group.create_task(self._register())
@@ -192,6 +199,25 @@ class ImageWorker:
         # The engine has room now, and a failed job is queued again.
         self.events.notify_queued()
 
+    async def _scale(self, engine: PlacedEngine) -> None:
+        """Let a placed engine have as many copies as its jobs need."""
+        queued, copies = self.events.queued_event(), set[ImageEngine](engine.copies)
+        engine.on_ready(self.events.notify_queued)
+        while True:
+            queued.clear()
+            try:
+                models = self.models_of(engine)
+                if models and not self.state.draining:
+                    read = partial(jobs.waiting, engine=engine.name, models=models, limit=MAX_WAITING)
+                    waiting = len(await self._services.database.read_async(read))
+                    engine.scale(waiting, sum(one.engine in copies for one in self.state.attempts.values()))
+            except (StoreError, Overloaded) as error:
+                log.warning("counting the jobs of %s failed, will retry: %s", engine.name, error)
+            except Exception:
+                log.exception("scaling %s failed unexpectedly, will retry", engine.name)
+            await asyncio.sleep(SCALE_PAUSE_S)
+            await _wait_for(queued, SCALE_EVERY_S)
+
     # ── leases ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _renew_leases(self) -> None:
@@ -245,13 +271,18 @@ class ImageWorker:
             self.events.notify_queued()
         return recovered
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
+        """Requeue abandoned jobs, and fail those that waited too long or whose account is barred."""
+        if self.only_draws and self.state.fleet.rank >= WATCHERS:
+            return
+        await self.recover()
+        await self._leases.fail_waiting()
+        await self._leases.fail_barred()
+
+    async def _sweep_forever(self) -> None:
         while True:
             try:
-                if not self.only_draws or self.state.fleet.rank < WATCHERS:
-                    await self.recover()
-                    await self._leases.fail_waiting()
-                    await self._leases.fail_barred()
+                await self.sweep()
             except (StoreError, Overloaded) as error:
                 log.warning("the sweep for expired leases failed, will retry: %s", error)
             except Exception:

@@ -27,8 +27,9 @@ from minitoolai.core.catalog.transcription import TranscriptionModel
 from minitoolai.core.errors import ServiceError, StoreError
 from minitoolai.core.telemetry.meters import EngineResult, Histogram
 from minitoolai.core.threads import FILES
-from minitoolai.engines.child_process import running_children
+from minitoolai.engines.placement import PlacedEngine
 from minitoolai.engines.protocols import ChatEngine, SpeechEngine
+from minitoolai.engines.supervision import running_children
 from minitoolai.engines.transcription.protocols import TranscriptionEngine
 from minitoolai.http.errors import error_counts
 from minitoolai.images.build import Images
@@ -110,6 +111,12 @@ METRICS: Final[Mapping[str, Metric]] = {
     "minitoolai_child_memory_bytes": Metric(_GAUGE, "Resident memory of the engine's child processes.", ("engine",)),
     "minitoolai_child_restarts_total": Metric(
         _COUNTER, "Child processes of the engine that exited and were restarted.", ("engine",)
+    ),
+    "minitoolai_placed_engines": Metric(
+        _GAUGE, "Copies of an engine on Ray: wanted, for the jobs that wait and run, and running.", ("engine", "state")
+    ),
+    "minitoolai_placed_capacity": Metric(
+        _GAUGE, "Images that the running copies of an engine on Ray take at once.", ("engine",)
     ),
     "minitoolai_books_broken": Metric(_GAUGE, "Violated ledger invariants. Anything but 0 is an alarm."),
     "minitoolai_books_checked_seconds": Metric(
@@ -272,6 +279,11 @@ class MetricsPage:
         worker = sources.images.worker
         for name, painter in sources.images.engines.items():
             ready[name] = bool(worker.models_of(painter)) or ready.get(name, False)
+            if isinstance(painter, PlacedEngine):
+                placed = painter.placed
+                families.add("minitoolai_placed_engines", placed.wanted, name, "wanted")
+                families.add("minitoolai_placed_engines", placed.running, name, "running")
+                families.add("minitoolai_placed_capacity", placed.capacity, name)
         if worker.membership is not None and worker.membership.clock_offset is not None:
             families.add("minitoolai_clock_offset_seconds", worker.membership.clock_offset.ms * MS)
         families.add("minitoolai_images_unstored", len(worker.outage.waiting))

@@ -13,12 +13,19 @@ from PIL import Image
 
 from minitoolai.core.errors import EngineError, EngineRefused
 from minitoolai.engines.child_process import HeartbeatMonitor
+from minitoolai.engines.host import ChildHost, MakeHost
 from minitoolai.engines.images.child import LoadEngine
 from minitoolai.engines.images.process import EngineProcess
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest
-from tests.support.waiting import is_alive
+from tests.support.waiting import eventually, is_alive
 
 FAKE = "minitoolai.engines.images.fake"
+
+
+class Place:
+    """Where the engines of these tests run. The tests of other hosts run the same tests elsewhere."""
+
+    make_host: MakeHost = ChildHost
 
 
 def request(prompt: str = "a sun", *, seed: int = 1, steps: int = 4) -> ImageRequest:
@@ -40,14 +47,25 @@ def with_engine(
 
     async def run() -> None:
         config = {"model": "fake-1", "delay_ms": delay_ms}
-        engine = EngineProcess("fake", FAKE, config, max_concurrency=8, silence_s=silence_s, call_timeout_s=call_s)
+        engine = EngineProcess(
+            "fake",
+            FAKE,
+            config,
+            max_concurrency=8,
+            silence_s=silence_s,
+            call_timeout_s=call_s,
+            make_host=Place.make_host,
+        )
         await engine.start()
         try:
             await test(engine)
         finally:
             pid = engine.pid
             await engine.stop()
-            assert pid is None or not is_alive(pid)
+            if Place.make_host is ChildHost:
+                assert pid is None or not is_alive(pid)
+            elif pid is not None:
+                eventually(lambda: not is_alive(pid), within_s=10)
 
     asyncio.run(run())
 
@@ -186,7 +204,8 @@ def test_a_frozen_child_does_not_block_the_event_loop() -> None:
 
 def test_a_child_that_cannot_load_reports_why() -> None:
     async def run() -> None:
-        engine = EngineProcess("fake", FAKE, {"model": "x", "delay_ms": 1}, max_concurrency=1)
+        config = {"model": "x", "delay_ms": 1}
+        engine = EngineProcess("fake", FAKE, config, max_concurrency=1, make_host=Place.make_host)
         engine._load = LoadEngine("minitoolai.engines.no_such_module", {})
         with pytest.raises(EngineError, match="could not be loaded: ModuleNotFoundError"):
             await engine.start()

@@ -10,9 +10,10 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from importlib import util
 from typing import TYPE_CHECKING
 
 from minitoolai.accounts.mail import SmtpMailer, build_mailer
@@ -49,6 +50,7 @@ def add_doctor(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add `doctor`."""
     about = "check settings, catalog, database and engines, with a remedy for each fault"
     parser = add_command(commands, "doctor", about, doctor, "doctor --offline")
+    parser.add_argument("--ray", metavar="HOST:PORT", help="also check the Ray cluster at this address")
     parser.add_argument(
         "--offline",
         action="store_true",
@@ -61,15 +63,15 @@ def doctor(settings: Settings, options: argparse.Namespace) -> int:
     from minitoolai.engines.chat.llama.engine import LlamaEngine
 
     faults = 0
-    checks = {
+    checks: dict[str, Callable[[Settings], str]] = {
         "catalog": _check_catalog,
         "data folder": _check_folder,
         "database": _check_database,
         "pictures": _check_object_store,
         "mail": _check_mail,
+        **({"Ray": partial(_check_ray, options.ray)} if options.ray else {}),
+        **({"traces": _check_traces} if settings.otlp_endpoint else {}),
     }
-    if settings.otlp_endpoint:
-        checks["traces"] = _check_traces
     for name, check in checks.items():
         try:
             say(f"ok     {name}: {check(settings)}")
@@ -109,6 +111,29 @@ def doctor(settings: Settings, options: argparse.Namespace) -> int:
         faults += _try_mail(settings)
         faults += asyncio.run(_try_upstreams(settings))
     return 1 if faults else 0
+
+
+def _check_ray(address: str, settings: Settings) -> str:
+    """Join the Ray cluster, and check that it refuses others and has what the catalog asks for."""
+    if util.find_spec("ray") is None:
+        raise SettingsError("Ray is not installed; pip install 'minitoolai[ray]'")
+    from minitoolai.engines.ray import cluster
+
+    cluster.connect(address)
+    try:
+        facts = cluster.facts()
+    finally:
+        cluster.disconnect()
+    placed = {name: engine for name, engine in read_catalog(catalog_path(settings)).engines.items() if engine.placement}
+    for name, engine in placed.items():
+        if engine.gpus > facts.gpus:
+            raise SettingsError(
+                f"[engines.{name}] asks for {engine.gpus:g} GPUs, and the cluster has {facts.describe()}; "
+                "start a node there, unless its autoscaler does"
+            )
+    if cluster.accepts_anyone(address):
+        raise SettingsError(f"the cluster accepts a wrong token; {cluster.NO_AUTH_REMEDY}")
+    return f"{facts.describe()} at {address}; a wrong token is refused; engines: {', '.join(placed) or 'none'}"
 
 
 def _check_catalog(settings: Settings) -> str:

@@ -94,6 +94,9 @@ _EMBEDDING_KINDS = ("upstream", "llama", "fake")
 _SPEECH_KINDS = ("upstream", "hibari", "piper", "fake")
 _TRANSCRIPTION_KINDS = ("upstream", "whisper", "fake")
 _IMAGE_KINDS = ("upstream", "webui", "diffusers", "sketch", "fake")
+#: Kinds of image engines that run in a child, which can be on another machine.
+_PLACED_KINDS = ("diffusers", "sketch", "fake")
+_UNPLACED = EngineEntry("fake")
 #: Kinds that need no `model`: their responses carry a name of their own or that of the weights.
 _NAMED_ELSEWHERE = ("upstream", "anthropic", "webui", "diffusers", "sketch")
 
@@ -221,6 +224,22 @@ def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
             raise _at(text, table, "forwards", why_never)
     if engine.kind == "llama" and engine.context < 512:
         raise _at(text, table, "context", "a llama engine needs context = 4096, or at least 512, tokens")
+    _check_placement(text, table, engine)
+
+
+def _check_placement(text: str, table: str, engine: EngineEntry) -> None:
+    if not engine.placement:
+        for field in ("gpus", "min", "max", "idle_s"):
+            if getattr(engine, field) != getattr(_UNPLACED, field):
+                raise _at(text, table, field, f'{field} needs placement = "ray"')
+        return
+    if engine.kind not in _PLACED_KINDS:
+        kinds = ", ".join(_PLACED_KINDS)
+        raise _at(text, table, "placement", f"Ray places engines of the kinds {kinds}; this one is {engine.kind}")
+    if engine.gpus > 1 and engine.gpus % 1:
+        raise _at(text, table, "gpus", f"gpus = {engine.gpus:g} must be a whole number, or less than 1")
+    if engine.max < max(1, engine.min):
+        raise _at(text, table, "max", f"max = {engine.max} must be at least 1, and at least min = {engine.min}")
 
 
 def _check_urls(text: str, table: str, engine: EngineEntry) -> None:

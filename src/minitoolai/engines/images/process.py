@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from asyncio.subprocess import Process
 from collections.abc import Collection
 from importlib import import_module
 from itertools import count
 from typing import Any
 
+import msgspec
+
 from minitoolai.core.catalog.suppliers import THE_ENGINE
-from minitoolai.core.errors import EngineError, EngineRefused
-from minitoolai.engines.child_process import POLL_S, HeartbeatMonitor, MessageChildProcess
+from minitoolai.core.errors import EngineError, EngineLost, EngineRefused
+from minitoolai.engines.child_process import POLL_S, HeartbeatMonitor
+from minitoolai.engines.host import ChildHost, EngineHost, MakeHost
 from minitoolai.engines.images.child import Add, Event, Generated, Heartbeat, Loaded, LoadEngine, Progress, Remove
 from minitoolai.engines.protocols import BatchEngine, GeneratedImage, ImageRequest, OnProgress
 
@@ -27,8 +29,10 @@ START_SILENCE_S = 30.0
 START_TIMEOUT_S = 600.0
 
 
-class EngineProcess(MessageChildProcess):
-    """Hosts one batch engine. Images with the same batch key share model calls, joining and leaving between them.
+class EngineProcess:
+    """One batch engine in a child, which its host runs.
+
+    Images with the same batch key share model calls, joining and leaving between them.
 
     The engine's module provides `make_batch_engine(config) -> BatchEngine`; `config` is plain data, because it is sent
     to the child.
@@ -46,8 +50,12 @@ class EngineProcess(MessageChildProcess):
         max_concurrency: int,
         silence_s: float = SILENCE_S,
         call_timeout_s: float = CALL_TIMEOUT_S,
+        make_host: MakeHost = ChildHost,
     ) -> None:
-        super().__init__(name, Event)
+        self.name = name
+        self.host: EngineHost = make_host(name, self.module, self, max_concurrency)
+        self.check_every_s = POLL_S
+        self._decode = msgspec.msgpack.Decoder(Event).decode
         self.max_concurrency = max_concurrency
         self._load = LoadEngine(engine_module, config)
         #: A second instance in this process, for `why_not_ready` and `batch_key` only.
@@ -57,6 +65,25 @@ class EngineProcess(MessageChildProcess):
         self._in_flight: dict[int, _InFlightImage] = {}
         self._ids = count(1)
         self._calls = 0
+
+    @property
+    def is_up(self) -> bool:
+        return self.host.is_up
+
+    @property
+    def is_idle(self) -> bool:
+        """Return True if no image is in flight."""
+        return not self._in_flight
+
+    @property
+    def restarts(self) -> int:
+        """Return how often the child was restarted."""
+        return self.host.restarts
+
+    @property
+    def pid(self) -> int | None:
+        """Return the process ID of the child, for tests that kill it."""
+        return self.host.pid
 
     def why_not_ready(self, model: str) -> str | None:
         return self._engine.why_not_ready(model)
@@ -69,55 +96,54 @@ class EngineProcess(MessageChildProcess):
 
     async def generate(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
         if not self.is_up:
-            raise EngineError(f"{THE_ENGINE} is starting; retry in a moment", retry_after_s=2)
+            raise self._drop_error(f"{THE_ENGINE} is starting; retry in a moment", retry_after_s=2)
         number, image = next(self._ids), _InFlightImage(on_progress)
         if not self._in_flight:
             self._hangs.record_progress()
         self._in_flight[number] = image
         try:
-            self.send(Add(number, model, self.batch_key(model, request.width, request.height), request))
+            self.host.send(Add(number, model, self.batch_key(model, request.width, request.height), request))
             return await image.result
         except asyncio.CancelledError:
-            self.send(Remove(number))
+            self.host.send(Remove(number))
             raise
         finally:
             self._in_flight.pop(number, None)
 
-    async def stop(self) -> None:
-        await super().stop()
-        self._fail_all(f"{THE_ENGINE} has stopped")
+    async def start(self) -> None:
+        await self.host.start()
 
-    async def _start_once(self) -> None:
+    async def stop(self) -> None:
+        await self.host.stop()
+        self._fail_all(self._drop_error, f"{THE_ENGINE} has stopped")
+
+    async def load(self) -> None:
+        """Let a new child load the engine. Called by the host."""
         loop = asyncio.get_running_loop()
         self._loaded, self._calls = loop.create_future(), 0
-        process = await self._spawn()
         self._hangs.reset()
-        self.send(self._load)
+        self.host.send(self._load)
         started_s = loop.time()
         while not self._loaded.done():
             await asyncio.wait([self._loaded], timeout=POLL_S)
             silent_s, so_far_s = self._hangs.silent_s(), loop.time() - started_s
             if not self._loaded.done() and (silent_s > START_SILENCE_S or so_far_s > START_TIMEOUT_S):
-                process.kill()
+                self.host.kill()
                 self._loaded.set_result(
                     Loaded(f"it sent nothing for {silent_s:.0f} s, {so_far_s:.0f} s after its start")
                 )
         if error := self._loaded.result().error:
             raise EngineError(f"{self.name} could not be loaded: {error}")
         self._hangs.reset()
-        self.is_up = True
 
-    async def _wait_for_exit(self, process: Process) -> None:
-        """Wait for the end of the child, and kill it if it hangs."""
-        assert self._reader is not None
-        while not self._reader.done():
-            await asyncio.wait([self._reader], timeout=POLL_S)
-            reason = self._hangs.describe_hang(has_work=bool(self._in_flight))
-            if reason is not None and self.is_up:
-                log.error("%s hangs (%s): killing it", self.name, reason)
-                process.kill()
+    def why_hung(self) -> str | None:
+        """Return why the child counts as hanging, or None. Called by the host."""
+        reason = self._hangs.describe_hang(has_work=bool(self._in_flight))
+        return reason if self.host.is_up else None
 
-    def _on_event(self, event: Event) -> None:
+    def on_event(self, message: bytes) -> None:
+        """Handle an event of the child. Called by the host."""
+        event = self._decode(message)
         self._hangs.record_message()
         if isinstance(event, Heartbeat):
             if event.calls != self._calls:
@@ -142,15 +168,24 @@ class EngineProcess(MessageChildProcess):
             log.error("%s failed: %s", self.name, event.error)
             image.result.set_exception(EngineError(f"{THE_ENGINE} failed"))
 
-    def _on_disconnect(self) -> None:
+    def on_end(self, *, is_lost: bool) -> None:
+        """Fail the images in flight. Called by the host."""
         if self._loaded is not None and not self._loaded.done():
             self._loaded.set_result(Loaded("its process died"))
-        self._fail_all(f"{THE_ENGINE} failed during generation")
+        if is_lost:
+            self._fail_all(EngineLost, f"{THE_ENGINE} was lost with its machine")
+        else:
+            self._fail_all(EngineError, f"{THE_ENGINE} failed during generation")
 
-    def _fail_all(self, message: str) -> None:
+    @property
+    def _drop_error(self) -> type[EngineError]:
+        """Return the kind of error for an image that this engine did not begin or finish, for a reason of its own."""
+        return EngineLost if self.host.is_remote else EngineError
+
+    def _fail_all(self, kind: type[EngineError], message: str) -> None:
         for image in self._in_flight.values():
             if not image.result.done():
-                image.result.set_exception(EngineError(message, retry_after_s=2))
+                image.result.set_exception(kind(message, retry_after_s=2))
 
 
 class _InFlightImage:

@@ -15,6 +15,7 @@ from minitoolai.core.errors import EngineError, Overloaded
 from minitoolai.core.inference import AudioChunk, SpeechRequest, SpeechSegment
 from minitoolai.engines.command_process import CHECK_EVERY_S, HANG_AFTER_S, CommandProcess
 from minitoolai.engines.concurrency import ConcurrencyLimit
+from minitoolai.engines.host import ChildHost, MakeHost
 from minitoolai.engines.speech.messages import (
     Begin,
     Discard,
@@ -247,8 +248,9 @@ class VoiceChild(CommandProcess[Reply]):
         *,
         hang_after_s: float = HANG_AFTER_S,
         check_every_s: float = CHECK_EVERY_S,
+        make_host: MakeHost = ChildHost,
     ) -> None:
-        super().__init__(name, Reply, load, hang_after_s=hang_after_s, check_every_s=check_every_s)
+        super().__init__(name, Reply, load, hang_after_s=hang_after_s, check_every_s=check_every_s, make_host=make_host)
         #: Texts in progress.
         self.texts = 0
 

@@ -138,7 +138,7 @@ class EmbeddedTranscriber:
             folder = self._folder()
             load = LoadModel(TRANSCRIBE_MB, self._entry.kind, str(folder or ""), self._threads, self._entry.delay_ms)
             self.process = TranscriptionProcess(self.name, load)
-            self.process.is_background = True
+            self.process.host.is_background = True
         await self.process.start()
         if not self.process.is_up:
             raise EngineError(f"{THE_ENGINE} is restarting; retry in a moment", retry_after_s=2)

@@ -35,11 +35,12 @@ from minitoolai.engines.chat.llama.preparation import ChatPreparation, ResponseT
 from minitoolai.engines.chat.llama.slots import NO_ACCOUNT, SlotTable, compared_prompt
 from minitoolai.engines.chat.llama.tools import as_plain_chat
 from minitoolai.engines.chat.openai import UpstreamEngine, UpstreamResponse, first_prompt
-from minitoolai.engines.child_process import LONGEST_RESTART_S, ChildProcess, child_environment
+from minitoolai.engines.child_process import ChildProcess, child_environment
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.engines.fetching import FetchableModel, find_file
 from minitoolai.engines.memory import OTHER_BYTES, Memory, read_memory
 from minitoolai.engines.preemption import preemption
+from minitoolai.engines.supervision import LONGEST_RESTART_S
 from minitoolai.httpclient.client import HttpClient, HttpError
 
 log = logging.getLogger(__name__)

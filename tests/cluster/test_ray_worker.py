@@ -1,0 +1,65 @@
+"""A shop that draws on a Ray cluster: `minitoolai worker --ray`, a lost machine, `doctor` and the metrics."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import requests
+
+from tests.cluster.ray_proof import Figures, Site, examine, site
+from tests.cluster.test_workers import health_url
+from tests.support.gallery import PRICE
+from tests.support.server import PROGRAM
+from tests.support.waiting import eventually
+
+
+def libraries(pid: int) -> str:
+    """Return the names of the files that a process has mapped."""
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_a_lost_machine_fails_no_job_and_a_server_never_loads_ray() -> None:
+    with site(2, MINITOOLAI_METRICS_LISTEN="127.0.0.1:0") as shop:
+        account = shop.server.account("10")
+        for n in range(10):
+            shop.ask(account, prompt=f"{n}", steps=8)
+        eventually(lambda: shop.running() == 10, within_s=60)
+        wanted, running, capacity = placed(shop)
+        assert wanted == 3
+        assert 3 >= running >= 2
+        assert capacity == 4 * running
+        shop.ray.nodes[0].kill()
+        figures = Figures()
+        examine(shop, figures)
+        assert figures.violations == []
+        assert figures.rows == {"jobs lost": "0", "jobs charged twice": "0"}
+        again, failures = shop.rows("SELECT sum(attempt - 1), max(failures) FROM generations")[0]
+        # Drawn again, which is no failure.
+        assert (again > 0, failures) == (True, 0)
+        assert account.settled() == 10_000_000_000 - 10 * PRICE
+        assert "_raylet" in libraries(shop.worker.pid)
+        assert "_raylet" not in libraries(shop.server.pid)
+        said = doctor(shop)
+        assert f"ok     Ray: 3 machines, 2 CPUs, 0 GPUs at {shop.ray.address}; a wrong token is refused" in said, said
+
+
+def placed(shop: Site) -> tuple[int, int, int]:
+    """Return the copies of `quick` that are wanted and running, and what they take, from the worker's metrics."""
+    text = requests.get(health_url(shop.server.folder / "worker.log") + "/metrics", timeout=10).text
+    found = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("minitoolai_placed"))
+    copies = 'minitoolai_placed_engines{engine="quick",state="%s"}'
+    return (
+        int(float(found[copies % "wanted"])),
+        int(float(found[copies % "running"])),
+        int(float(found['minitoolai_placed_capacity{engine="quick"}'])),
+    )
+
+
+def doctor(shop: Site) -> str:
+    """Return what `minitoolai doctor` says of this shop and its cluster."""
+    command = [*PROGRAM, "doctor", "--offline", "--ray", shop.ray.address, "--data-dir", str(shop.server.data_dir)]
+    done = subprocess.run(
+        command, env=shop.server.env | shop.ray.env, capture_output=True, text=True, timeout=120, check=False
+    )
+    return done.stdout + done.stderr
