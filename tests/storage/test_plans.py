@@ -145,7 +145,8 @@ MAY_SCAN = {
     "marks.generations_at": "the check of a file for marks, limited by address; one look into an index per account",
     "job_inputs.unneeded": "rows exist only while an edit waits or runs",
     "second_factors.all_secrets": "the command `secret forget`",
-    "users.erase_personal_data": "stored responses live for a day; read once in the life of an account",
+    "users.erase_account": "stored responses live for a day; read once in the life of an account",
+    "users.erase_personal_data": "the same",
 }
 #: Functions that only run statements given to them, or that only write rows by key.
 NO_QUERIES = {
@@ -299,6 +300,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     link = MailLink("reset", "x@example.com", None, b"b", now)
     c.add(users.anonymize_user, account, now).add(users.consume_links, "x").add(users.end_session, b"s")
     c.add(users.end_sessions, account).add(users.erase_personal_data, account, [], now).add(users.find_link, b"s", now)
+    c.add(users.close_account, account, now).add(users.erase_account, account, [], now)
     c.add(users.find_session, b"s", now, 5).add(users.find_user, "x").add(users.image_requests_of, account)
     change = EmailChange(account, "n", b"n", b"o", True, True, now)
     c.add(users.replace_email_change, change).add(users.find_email_change, b"n", now).add(
