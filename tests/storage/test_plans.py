@@ -47,6 +47,7 @@ from minitoolai.storage.selling.purses import Purse
 from minitoolai.storage.tables import (
     accounts,
     audit,
+    gallery,
     idempotency,
     identities,
     job_inputs,
@@ -61,6 +62,7 @@ from minitoolai.storage.tables import (
     reports,
     responses,
     retention,
+    saved_prompts,
     second_factors,
     shared_limits,
     usage_days,
@@ -77,6 +79,7 @@ MODULES = (
     accounts,
     audit,
     coupons,
+    gallery,
     idempotency,
     identities,
     job_inputs,
@@ -93,6 +96,7 @@ MODULES = (
     request_log,
     responses,
     retention,
+    saved_prompts,
     second_factors,
     shared_limits,
     traffic,
@@ -145,7 +149,8 @@ MAY_SCAN = {
     "marks.generations_at": "the check of a file for marks, limited by address; one look into an index per account",
     "job_inputs.unneeded": "rows exist only while an edit waits or runs",
     "second_factors.all_secrets": "the command `secret forget`",
-    "users.erase_account": "stored responses live for a day; read once in the life of an account",
+    "users._erase_contents": "stored responses live for a day; read once in the life of an account",
+    "users.erase_account": "the same",
     "users.erase_personal_data": "the same",
 }
 #: Functions that only run statements given to them, or that only write rows by key.
@@ -220,6 +225,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(jobs._step_of, "w", 6).add(jobs.running_on, ["w", "v"])
     wanted = shared_limits.Draw("name", 1, 1, 60, 60_000_000)
     c.add(shared_limits.draw, wanted, now * 1000).add(shared_limits.refill, "name")
+    c.add(shared_limits.full_us_of, ["name", "other"])
     c.add(shared_limits.delete_full, now * 1000)
     c.add(jobs.barred, "image").add(jobs.unregister_worker, "w").add(jobs.waiting, "fake", ["m"], 5).add(
         jobs.waiting, "fake", ["m"], 5, (1, now, 5)
@@ -301,6 +307,13 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(users.anonymize_user, account, now).add(users.consume_links, "x").add(users.end_session, b"s")
     c.add(users.end_sessions, account).add(users.erase_personal_data, account, [], now).add(users.find_link, b"s", now)
     c.add(users.close_account, account, now).add(users.erase_account, account, [], now)
+    c.add(users._erase_contents, account, [])
+    saved = saved_prompts.SavedPrompt(1, "n", "m", "i", "t", {}, now)
+    c.add(saved_prompts.of_member, account, account).add(saved_prompts.find, account, account, 1)
+    c.add(saved_prompts.insert, account, account, saved, 5).add(saved_prompts.update, account, account, saved)
+    c.add(saved_prompts.delete, account, account, 1)
+    c.add(gallery.images_of, account, account, 5).add(gallery.images_of, account, account, 5, (now, 9))
+    c.add(gallery.find_image, account, account, 7)
     c.add(users.find_session, b"s", now, 5).add(users.find_user, "x").add(users.image_requests_of, account)
     change = EmailChange(account, "n", b"n", b"o", True, True, now)
     c.add(users.replace_email_change, change).add(users.find_email_change, b"n", now).add(

@@ -22,6 +22,8 @@ OPEN = (
     "/",
     "/docs",
     "/docs/errors",
+    "/limits",
+    "/changelog",
     "/reference",
     "/reference/post-v1-messages",
     "/models",

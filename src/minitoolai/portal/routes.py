@@ -19,17 +19,22 @@ from minitoolai.portal.pages import (
     account,
     admin,
     auth,
+    changelog,
+    chat,
     check,
     corrections,
     docs,
     email,
     external,
+    gallery,
     home,
     keys,
+    limits,
     llms,
     models,
     plans,
     playground,
+    prompts,
     reference,
     request_log,
     search,
@@ -53,8 +58,8 @@ from minitoolai.portal.site import Site
 
 #: The modules with pages; each has a list HANDLERS.
 MODULES = (
-    home, auth, external, team, account, security, email, keys, usage, request_log, playground, transcribe, topup,
-    plans, invoices, auto_topup, notices, docs, models, reference, search, llms, check, shop, admin, corrections,
+    home, auth, external, team, account, security, email, keys, usage, request_log, chat, playground, prompts, gallery, transcribe, topup,
+    plans, invoices, auto_topup, notices, docs, limits, changelog, models, reference, search, llms, check, shop, admin, corrections,
     selling, admin_account, dashboard, engines, admin_requests, admin_search, view,
 )  # fmt: skip
 #: First segments of the paths that belong to the portal. The API has all others.

@@ -36,6 +36,7 @@ from minitoolai.billing.selling.subscriptions import Subscriptions
 from minitoolai.billing.traffic import TrafficCounter
 from minitoolai.billing.usage import RevenueCache, UsageCache
 from minitoolai.chat.catalog_reload import CatalogReload
+from minitoolai.chat.service import ChatService
 from minitoolai.core.catalog.catalog import Model
 from minitoolai.core.catalog.shop import DARK, Logo, Shop, mix
 from minitoolai.core.clock import Clock
@@ -46,7 +47,7 @@ from minitoolai.http.failure_limits import FailureLimits
 from minitoolai.httpclient.client import HttpClient
 from minitoolai.images.provenance.certificates import certificate_digest
 from minitoolai.images.provenance.check import MarkChecker
-from minitoolai.images.results import PublicAddress
+from minitoolai.images.results import Links, PublicAddress
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.i18n import LANGUAGES, N_, formatter, translations
 from minitoolai.portal.measurements import Measurements
@@ -216,6 +217,10 @@ class Site:
     checker: MarkChecker
     #: Reads the catalog again, for admins.
     catalog_reload: CatalogReload
+    #: Answer chats that a page sends without a script.
+    chats: ChatService
+    #: Links to the images of the gallery.
+    image_links: Links
     #: Transcribe recordings that a page receives.
     transcription: Transcriptions
     mailer: Mailer
@@ -375,6 +380,8 @@ def build_site(
     catalog_reload: CatalogReload,
     transcription: Transcriptions,
     http: HttpClient,
+    chats: ChatService,
+    image_links: Links,
 ) -> Site:
     """Return the services behind the pages. Raises SettingsError if the mail settings are incomplete."""
     factors = SecondFactors(database, clock, secret_keys)
@@ -417,4 +424,6 @@ def build_site(
         ),
         catalog_reload=catalog_reload,
         transcription=transcription,
+        chats=chats,
+        image_links=image_links,
     )

@@ -48,6 +48,7 @@ _SHORT = {
     "team_budgets": "account_id = ?",
     "member_actions": "account_id = ?",
     "identities": "user_id = ?",
+    "saved_prompts": "user_id = ?",
     # Of the account, and of its user in other accounts.
     "members": "account_id = ? OR user_id = ?",
 }
@@ -56,7 +57,7 @@ OWNED = (
     "accounts", "users", "sessions", "second_factors", "email_changes", "api_keys", "generations", "holds",
     "transfers", "refunds", "payments", "vouchers", "outbox", "responses",
     "buyers", "invoices", "subscriptions", "auto_topups", "notice_settings", "notices", "purses", "coupon_uses",
-    "members", "invitations", "team_budgets", "member_actions", "identities",
+    "members", "invitations", "team_budgets", "member_actions", "identities", "saved_prompts",
 )  # fmt: skip
 #: Secrets and their hashes are not exported.
 _SECRET = ("password_hash", "secret_hmac", "code_hmac", "secret_hash", "secret", "new_hash", "old_hash")
