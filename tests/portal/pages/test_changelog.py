@@ -62,6 +62,7 @@ def test_a_shop_with_a_name_of_its_own_shows_its_own_changelog_or_none(tmp_path:
     (folder / "news.md").write_text("# News\n## October\n### Cheaper images\nHalf the price.\n")
     shop = '[shop]\nname = "Acme"\n'
     for catalog, status in ((CATALOG + shop, 404), (CATALOG + shop + f'changelog = "{folder}/news.md"\n', 200)):
+        (tmp_path / str(status)).mkdir()
         with ServerProcess(tmp_path / str(status), catalog=catalog) as server:
             page = requests.get(server.url + "/en/changelog", timeout=20)
             assert page.status_code == status

@@ -38,7 +38,7 @@ async def gallery(page: PageRequest) -> Response:
     below, until = page.query_number("below", longest=19), page.query_number("until")
     before = None if below is None or until is None else (until, below)
     member = page.member
-    found = await page.report(images_of, member.user_id, PAGE_SIZE, before)
+    found = await page.report(images_of, member.account_id, member.user_id, PAGE_SIZE, before)
     older = f"until={found.older[0]}&below={found.older[1]}" if found.older else None
     return page.render(
         "studio/images.html", places=TABS, images=[_shown(page, row) for row in found.images], older=older,
