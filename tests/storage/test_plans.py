@@ -427,6 +427,7 @@ def _add_insight(c: Calls, account: int) -> None:
         c.add(traffic.traffic_of_days, range(today, today + 1), by, nothing, None, 5)
         c.add(traffic.traffic_of_days, range(today - 5, today + 1), by, some, after, 5)
         c.add(traffic.refunds_since, by, today - 5, nothing).add(traffic.refunds_since, by, today - 5, some)
+    c.add(traffic.traffic_by_account, today - 5, nothing, 0, 5).add(traffic.traffic_by_account, today - 5, some, 0, 5)
     c.add(traffic.emails_of, [account]).add(traffic.traffic_by_model_and_day, today - 5)
     for only in (
         request_log.LogFilter(),

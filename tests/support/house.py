@@ -37,7 +37,8 @@ OPEN = (
 )
 #: Of people who are signed in; the account's number stands where # is, a key's where + is, a request's where ~ is.
 CLOSED = (
-    "/keys", "/keys/+", "/studio", "/studio/image", "/studio/speech", "/studio/transcribe",
+    "/keys", "/keys/+", "/studio", "/studio/image", "/studio/speech", "/studio/transcribe", "/studio/images",
+    "/studio/prompts",
     "/usage", "/usage/requests", "/usage/requests/~", "/balance", "/topup", "/invoices", "/account/notices",
     "/admin/invoices",
     "/account", "/account/second-factor", "/team", "/team/log", "/team/accounts",

@@ -51,6 +51,10 @@ def render_answer(text: str) -> Markup:
     parser.validateLink = _is_link_of_answer  # type: ignore[method-assign]
     parser.add_render_rule("link_open", _open_link)
     tokens = parser.parse(text[:MAX_ANSWER])
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            # The page has headings of its own above.
+            token.tag = f"h{min(int(token.tag[1]) + 2, 6)}"
     return Markup(parser.renderer.render(tokens, parser.options, {}))  # noqa: S704 - escaped by the parser
 
 

@@ -29,6 +29,7 @@ from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
 from minitoolai.billing.cashier import Cashier
 from minitoolai.billing.providers.registry import build_providers
+from minitoolai.billing.ranking import CustomerRankings
 from minitoolai.billing.selling.auto_topup import AutoTopups
 from minitoolai.billing.selling.coupons import sign_up_credit
 from minitoolai.billing.selling.notices import NoticeWatcher
@@ -87,6 +88,9 @@ NAVIGATION = (
     NavigationEntry("/prices", N_("Prices")),
     NavigationEntry("/search", N_("Search")),
 )
+
+#: Customers in the dashboard's list of those with the highest revenue.
+MAX_RANKED = 20
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 MEDIA_TYPES = {
@@ -298,6 +302,10 @@ class Site:
     @cached_property
     def revenue(self) -> RevenueCache:
         return RevenueCache(self.database, self.clock)
+
+    @cached_property
+    def rankings(self) -> CustomerRankings:
+        return CustomerRankings(self.database, self.clock, MAX_RANKED)
 
     @cached_property
     def static_files(self) -> StaticFiles:

@@ -213,7 +213,7 @@ def test_both_ways_show_the_same_structure(page: Page, person: Visitor, echoing:
     assert "snake_case_name and 2 * 3 * 4" in place.inner_text()
     person.open("/studio")
     html = words(person.submit("/studio/chat", model="echo", message=FINE).text)
-    for part in ("<h1>Title", "<strong>bold", "<em>emphasis", "<code>code &lt;b&gt;", "<ol>", "<li>nested", "<td>1"):
+    for part in ("<h3>Title", "<strong>bold", "<em>emphasis", "<code>code &lt;b&gt;", "<ol>", "<li>nested", "<td>1"):
         assert part in html, part
 
 

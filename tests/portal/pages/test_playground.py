@@ -327,7 +327,7 @@ def test_the_generated_code_for_a_recording_runs(
     path.write_bytes(tone(5))
     page.goto(studio_server.url + "/en/studio/transcribe")
     page.get_by_label("Audio file").set_input_files(path)
-    page.locator(".same summary").click()
+    page.locator("#same summary").click()
     page.locator("#tongue").select_option(tongue)
     code = page.locator("#code").text_content() or ""
     command = {
@@ -350,7 +350,7 @@ def test_the_generated_code_runs(
     page.goto(studio_server.url + "/en/studio" + ("" if kind == "chat" else f"/{kind}"))
     text = 'It\'s "quoted", $HOME \\ and `ticks`\nJSON;\n%s üñ'
     page.locator({"chat": "#message", "image": "#prompt", "speech": "#input"}[kind]).fill(text)
-    page.locator(".same summary").click()
+    page.locator("#same summary").click()
     page.locator("#tongue").select_option(tongue)
     code = page.locator("#code").text_content() or ""
     command = {

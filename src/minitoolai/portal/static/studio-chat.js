@@ -20,7 +20,10 @@ function asked() {
 function request(side = sides[0]) {
   const developer = field("developer").value.trim();
   const first = developer ? [{ role: "developer", content: developer }] : [];
-  const body = { model: side.select.value, messages: [...first, ...side.messages, asked()] };
+  // Between two messages, the code shows what was sent last.
+  const isBetween = !field("message").value && !picture && side.messages.length;
+  const spoken = isBetween ? side.messages.slice(0, -1) : [...side.messages, asked()];
+  const body = { model: side.select.value, messages: [...first, ...spoken] };
   for (const [name, id] of [["temperature", "temperature"], ["top_p", "top_p"], ["max_completion_tokens", "limit"], ["seed", "seed"]]) {
     if (field(id).value) body[name] = Number(field(id).value);
   }
@@ -57,6 +60,8 @@ function showUser() {
     item.append(image);
   }
   talk.append(item);
+  // Where the conversation is below the form, show it.
+  if (matchMedia("(max-width: 56rem)").matches) item.scrollIntoView({ block: "start" });
   return item;
 }
 

@@ -25,7 +25,7 @@ class GalleryImage(msgspec.Struct, frozen=True):
     served_model: str | None
     object: str | None
     request: str | None
-    seed: int
+    seed: int | None
     size: str
     cost: int
 
