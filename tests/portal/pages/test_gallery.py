@@ -75,7 +75,9 @@ def test_an_image_is_shown_with_its_settings_and_used_again(
         assert value in page, value
     source = re.search(r'<img src="(/api/[^"]+)"', page)
     download = re.search(r'href="([^"]+)" download="(gen-[^"]+\.png)"', page)
-    assert source and download and source[1] == download[1]
+    assert source
+    assert download
+    assert source[1] == download[1]
     image = requests.get(drawing.url + source[1].replace("&amp;", "&"), timeout=20)
     assert image.headers["content-type"] == "image/png"
     again = re.search(r'href="/en(/studio/image\?from=\d+)"', page)
@@ -103,7 +105,7 @@ def test_only_images_drawn_with_a_members_own_keys_are_shown(
 
 
 def test_pages_follow_each_other_without_gaps(drawing: ServerProcess, artist: tuple[Visitor, str, int]) -> None:
-    visitor, key, account = artist
+    visitor, key, _account = artist
     for number in range(PAGE_SIZE + 3):
         draw(drawing, key, prompt=f"p{number}")
     first = visitor.open("/studio/images").text
@@ -124,7 +126,7 @@ def test_a_removed_image_and_an_erased_prompt_are_said_to_be_gone(
     drawing.write(lambda c: c.execute("UPDATE generations SET result = NULL WHERE account_id = ?", (account,)))
     page = visitor.open("/studio/images").text
     assert "The image was removed" in page
-    assert "<img src=\"/api" not in page
+    assert '<img src="/api' not in page
     assert "Use these settings again" in page
     drawing.write(lambda c: c.execute("UPDATE generations SET request = NULL WHERE account_id = ?", (account,)))
     page = visitor.open("/studio/images").text

@@ -152,9 +152,14 @@ def test_two_models_answer_the_same_prompt_side_by_side(page: Page, studio_serve
     assert sides.locator("strong").first.inner_text() == "quick"
     assert sides.locator("> strong").all_inner_texts() == ["quick", "endless"]
     boxes = [sides.nth(number).bounding_box() for number in (0, 1)]
-    assert boxes[0] and boxes[1] and boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]
+    assert boxes[0]
+    assert boxes[1]
+    assert boxes[0]["y"] == boxes[1]["y"]
+    assert boxes[0]["x"] < boxes[1]["x"]
     measured = page.locator("#talk .measured").all_inner_texts()
-    assert all(re.search(r"tokens in, \d+ out · first token after [\d.]+ s · [\d.]+ s in all · \$", one) for one in measured)
+    assert all(
+        re.search(r"tokens in, \d+ out · first token after [\d.]+ s · [\d.]+ s in all · \$", one) for one in measured
+    )
     # What it costs with each model is computed from the tokens of the first answer.
     page.get_by_text("What this costs with each model").click()
     prices = page.locator("#costs tr[data-input] .cost").all_inner_texts()
@@ -172,9 +177,11 @@ def test_one_of_two_models_may_fail(page: Page, studio_server: ServerProcess) ->
     page.get_by_label("Compare with").select_option("endless")
     page.route(
         "**/v1/chat/completions",
-        lambda route: route.fulfill(status=503, json={"error": {"code": "overloaded"}})
-        if "endless" in (route.request.post_data or "")
-        else route.continue_(),
+        lambda route: (
+            route.fulfill(status=503, json={"error": {"code": "overloaded"}})
+            if "endless" in (route.request.post_data or "")
+            else route.continue_()
+        ),
     )
     page.get_by_label("Message").fill("Hello")
     page.keyboard.press("Enter")

@@ -120,9 +120,7 @@ async def save(page: PageRequest) -> Response:
     if not page.form.is_valid:
         return _edit_page(page, found, 422)
     member = page.member
-    if not await page.site.writer.run(
-        lambda c: saved_prompts.update(c, member.account_id, member.user_id, prompt)
-    ):
+    if not await page.site.writer.run(lambda c: saved_prompts.update(c, member.account_id, member.user_id, prompt)):
         return not_found(page)
     return page.redirect("/studio/prompts", flash=page.gettext("The prompt is saved."))
 

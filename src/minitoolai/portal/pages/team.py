@@ -339,6 +339,6 @@ async def leave(page: PageRequest) -> Response:
 
 
 HANDLERS: list[Handler] = [
-    team, invite, withdraw, invitation_page, accept, change_member, remove, hand_over, delete_account, create_budget, budget_page,
-    save_budget, delete_budget, team_log, accounts_page, switch, leave,
+    team, invite, withdraw, invitation_page, accept, change_member, remove, hand_over, delete_account, create_budget,
+    budget_page, save_budget, delete_budget, team_log, accounts_page, switch, leave,
 ]  # fmt: skip

@@ -138,7 +138,7 @@ def set_budget(connection: Connection, account_id: int, user_id: int, budget_id:
 
 
 def delete(connection: Connection, account_id: int, user_id: int, now_ms: int) -> bool:
-    """Delete a member with their keys, invitations and saved prompts in this account. Return False if the user is no member."""
+    """Delete a member with their keys, invitations and saved prompts here. Return False if the user is no member."""
     deleted = connection.execute_many(
         "DELETE FROM members WHERE account_id = ? AND user_id = ?", [(account_id, user_id)]
     )
@@ -157,7 +157,7 @@ def revoke_keys_of(connection: Connection, account_id: int, user_id: int, now_ms
 
 
 def delete_team(connection: Connection, account_id: int) -> None:
-    """Delete all members, saved prompts, budgets and invitations of an account, and the addresses in its log."""
+    """Delete all members of an account with their prompts, its budgets and invitations, and addresses in its log."""
     connection.execute(
         "DELETE FROM saved_prompts WHERE user_id IN (SELECT user_id FROM members WHERE account_id = ?)"
         " AND account_id = ?",
