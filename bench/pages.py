@@ -25,6 +25,7 @@ from tests.support.server import ServerProcess
 from bench.growth_fill import close_days, fill
 from minitoolai.core.clock import MS_PER_DAY, SystemClock
 from minitoolai.storage.database import Connection
+from minitoolai.storage.insight import traffic
 from minitoolai.storage.opening import open_database
 
 #: Numbers of the customers that `--customers` adds. They have traffic only.
@@ -95,8 +96,9 @@ def _add_customers(connection: Connection, customers: int, today: int) -> None:
     sums = (5, 0, 1_000, 500, 1_000, 5, 4_500, 5, 900, 2_500, 3_600)
     for day in range(today - 89, today + 1):
         rows = [(FIRST_CUSTOMER + n, day, "chat", "quick", "fake", *sums) for n in range(customers)]
+        columns = f"{traffic._KEYS}, {traffic._SUMS}"
         marks = ", ".join("?" * len(rows[0]))
-        connection.execute_many(f"INSERT INTO traffic_days VALUES ({marks})", rows)
+        connection.execute_many(f"INSERT INTO traffic_days ({columns}) VALUES ({marks})", rows)
 
 
 def _fill(url: str, generations: int, customers: int) -> None:

@@ -96,10 +96,13 @@ class UsageReservation(msgspec.Struct, frozen=True):
     dollars: int
 
 
+LimitKind = Literal["requests", "tokens", "dollars", "streams"]
+
+
 class LimitState(msgspec.Struct, frozen=True):
     """One limit, what is left of it now, and the seconds until all of it is there again."""
 
-    kind: Literal["requests", "tokens", "dollars", "streams"]
+    kind: LimitKind
     limit: int
     left: int
     full_in_s: float
@@ -196,13 +199,14 @@ class Limits:
         """
         kind, _, number = name.partition(" ")
         group = self._accounts.get(int(number)) if kind == "account" else self._keys.get(number)
+        limits: tuple[tuple[LimitKind, int | None], ...] = (
+            ("requests", rate.requests_per_minute),
+            ("tokens", rate.tokens_per_minute),
+            ("dollars", rate.dollars_per_minute),
+        )
         found = [
             LimitState(unit, limit, *self._left_of(f"{name}/{unit}", limit, getattr(group, unit, None), full_us))
-            for unit, limit in (
-                ("requests", rate.requests_per_minute),
-                ("tokens", rate.tokens_per_minute),
-                ("dollars", rate.dollars_per_minute),
-            )
+            for unit, limit in limits
             if limit
         ]
         if rate.streams:

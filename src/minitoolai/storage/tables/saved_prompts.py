@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from minitoolai.storage.database import Connection
+from minitoolai.storage.database import Connection, Row
 
 _COLUMNS = "id, name, model, instructions, message, settings, changed_ms"
 
@@ -25,13 +25,18 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(dict[str, str]).decode
 
 
+def _of_row(row: Row) -> SavedPrompt:
+    prompt_id, name, model, instructions, message, settings, changed_ms = row
+    return SavedPrompt(prompt_id, name, model, instructions, message, _decode(settings), changed_ms)
+
+
 def of_member(connection: Connection, account_id: int, user_id: int) -> list[SavedPrompt]:
     """Return the prompts of a member, the one changed last first."""
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM saved_prompts WHERE user_id = ? AND account_id = ? ORDER BY changed_ms DESC, id DESC",
         (user_id, account_id),
     )
-    return [SavedPrompt(*row[:5], _decode(row[5]), row[6]) for row in rows]
+    return [_of_row(row) for row in rows]
 
 
 def find(connection: Connection, account_id: int, user_id: int, prompt_id: int) -> SavedPrompt | None:
@@ -40,7 +45,7 @@ def find(connection: Connection, account_id: int, user_id: int, prompt_id: int) 
         f"SELECT {_COLUMNS} FROM saved_prompts WHERE id = ? AND user_id = ? AND account_id = ?",
         (prompt_id, user_id, account_id),
     )
-    return SavedPrompt(*rows[0][:5], _decode(rows[0][5]), rows[0][6]) if rows else None
+    return _of_row(rows[0]) if rows else None
 
 
 def insert(connection: Connection, account_id: int, user_id: int, prompt: SavedPrompt, most: int) -> bool:
