@@ -100,7 +100,7 @@ LimitKind = Literal["requests", "tokens", "dollars", "streams"]
 
 
 class LimitState(msgspec.Struct, frozen=True):
-    """One limit, what is left of it now, and the seconds until all of it is there again."""
+    """One limit, the units left now, and the seconds until all of them are available again."""
 
     kind: LimitKind
     limit: int
@@ -193,7 +193,7 @@ class Limits:
         return self._account
 
     def states(self, name: str, rate: RateLimits, full_us: Mapping[str, int]) -> list[LimitState]:
-        """Return what is left of the limits of `account ID` or `key FAMILY`, without counting anything.
+        """Return the limits of `account ID` or `key FAMILY` and the units left, without counting anything.
 
         `full_us`: the rows of shared buckets by name, with the time at which each is full again.
         """

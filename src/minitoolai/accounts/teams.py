@@ -279,7 +279,7 @@ class Teams:
         def change(connection: Connection, _: Role) -> Deletion:
             result = erase_account(connection, account_id, now_ms)
             if result == "done":
-                # After it: what it erases includes the addresses in the log.
+                # After the erasure, which also removes addresses from the log.
                 self._log(connection, actor._replace(source=""), "delete_account")
             return result
 

@@ -18,7 +18,7 @@ from minitoolai.storage.insight.traffic import ALL, Filter, Traffic, traffic_by
 
 log = logging.getLogger(__name__)
 
-#: A ranking is added up again, when somebody looks, after so many times as long as it took, but at most a minute.
+#: Keep a ranking for this many times as long as adding it up took, and for a minute at most.
 KEPT_FACTOR, MOST_KEPT_MS = 100, 60_000
 #: A page waits so long for a new ranking.
 PATIENCE_S = 0.02

@@ -64,7 +64,7 @@ def sections_of(text: str) -> tuple[Section, ...]:
 
 
 def _split(text: str, mark: str) -> list[tuple[str, str]]:
-    """Return (heading, text below it) of each heading that begins with this mark; first what is above all of them."""
+    """Return (heading, text below it) of each heading that begins with this mark; first the text above all of them."""
     parts = re.split(rf"^{mark}(.*)$", text, flags=re.MULTILINE)
     return [("", parts[0]), *zip(map(str.strip, parts[1::2]), parts[2::2], strict=True)]
 

@@ -1,4 +1,4 @@
-"""The rate limits: what applies to everyone, how to keep within it, and what the reader's account has left now."""
+"""The rate limits: those of every account, how to keep within them, and what the reader's account has left now."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MAX_KEYS = 50
 
 
 class KeyLimits(msgspec.Struct, frozen=True):
-    """A key with limits of its own. `budgets`: (name of the limit, limit, what is left of it)."""
+    """A key with limits of its own. `budgets`: (name of the limit, limit, rest of it)."""
 
     row: KeyRow
     states: list[LimitState]
@@ -50,7 +50,7 @@ class KeyLimits(msgspec.Struct, frozen=True):
 
 @page("/limits")
 async def limits(page: PageRequest) -> Response:
-    """Show the limits; to a member also those of the account and its keys, with what is left of them."""
+    """Show the limits. A member also sees those of the account and its keys, with the units left."""
     policy = page.site.keys.policy
     general = RateLimits() if policy is None else policy.limits.of_accounts
     account: list[LimitState] = []
