@@ -103,6 +103,7 @@ def test_every_cell_of_the_table_over_http(
         "key": own_key[1],
         "name": "gen-0",
         "number": "1",
+        "prompt": "1",
     }
     person.open("/account")
     token = person.fields("/account/password")["csrf"]
