@@ -90,6 +90,8 @@ def test_only_the_last_rankings_are_kept(books: TemporaryBooks) -> None:
         rankings = CustomerRankings(books.database, SystemClock(), 2)
         for number in range(module.MOST_KEPT + 5):
             await rankings.top(TODAY, Filter(model=str(number)))
+        while rankings._running:
+            await asyncio.sleep(0.05)
         assert len(rankings._kept) == module.MOST_KEPT
 
     asyncio.run(work())

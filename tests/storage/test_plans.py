@@ -111,7 +111,7 @@ MODULES = (
 )
 #: Tables with few rows: one for each worker that is alive, each day, and each series of invoices. `turns` is one
 #: conversation.
-SMALL = {"workers", "worker_steps", "free", "archived_days", "turns", "invoice_series", "s"}
+SMALL = {"workers", "worker_steps", "free", "archived_days", "turns", "invoice_series", "s", "listed"}
 #: Indexes of small tables and partial ones over what is in progress, which may be read from one end to the other.
 IN_PROGRESS = {
     "ix_holds_pending", "ix_generations_queue", "ix_generations_queued", "ix_generations_drawn", "ix_outbox_due",

@@ -363,7 +363,14 @@ generations = Table(
         "finished_ms",
         where="kind = 'image' AND request IS NOT NULL AND finished_ms IS NOT NULL",
     ),
-    _index("ix_generations_gallery", "account_id", "created_ms", "id", where="kind = 'image'"),
+    # With the state, so that PostgreSQL does not use it for queued jobs.
+    _index(
+        "ix_generations_gallery",
+        "account_id",
+        "created_ms",
+        "id",
+        where="kind = 'image' AND state = 'succeeded'",
+    ),
     _index("ix_generations_pictures", "finished_ms", where="kind = 'image' AND result IS NOT NULL"),
     sqlite_strict=True,
 )

@@ -6,7 +6,7 @@ import msgspec
 
 from minitoolai.storage.database import Connection
 
-#: Image jobs of the account that one page looks through for those of the member.
+#: Images of the account that one page looks through for those of the member.
 WINDOW = 500
 _NEWEST = (2**62, 2**63 - 1)
 #: Where a page ends: the time and the ID of a job.
@@ -44,13 +44,13 @@ def images_of(
     before = before or _NEWEST
     # The numbers are part of the statement: PostgreSQL would plan for a part of all rows otherwise.
     source = (
-        f"SELECT {_COLUMNS}, state FROM generations WHERE account_id = ? AND kind = 'image' AND created_ms <= ?"
-        f" AND (created_ms < ? OR id < ?) ORDER BY created_ms DESC, id DESC LIMIT {WINDOW:d}"
+        f"SELECT {_COLUMNS} FROM generations WHERE account_id = ? AND kind = 'image' AND state = 'succeeded'"
+        f" AND created_ms <= ? AND (created_ms < ? OR id < ?) ORDER BY created_ms DESC, id DESC LIMIT {WINDOW:d}"
     )
     values = (account_id, before[0], *before)
     rows = connection.execute(
         f"SELECT {_SHOWN} FROM ({source}) g JOIN api_keys k ON k.id = g.key_id JOIN holds h ON h.id = g.id"
-        " WHERE k.member_id = ? AND k.account_id = ? AND g.state = 'succeeded'"
+        " WHERE k.member_id = ? AND k.account_id = ?"
         f" ORDER BY g.created_ms DESC, g.id DESC LIMIT {limit:d}",
         (*values, user_id, account_id),
     )

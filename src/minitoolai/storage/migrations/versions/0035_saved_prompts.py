@@ -1,16 +1,16 @@
-"""Prompts that members save in the playground, and an index of image jobs for the gallery."""
+"""Prompts that members save in the playground, and an index of finished images for the gallery."""
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0035"
-down_revision = "0036"
+down_revision = "0032"
 
 Int64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Add an empty table, and an index that only image jobs write."""
+    """Add an empty table, and an index that only image jobs write, at their end."""
     op.create_table(
         "saved_prompts",
         sa.Column("id", Int64, autoincrement=False, nullable=False),
@@ -32,6 +32,6 @@ def upgrade() -> None:
         "generations",
         ["account_id", "created_ms", "id"],
         unique=False,
-        sqlite_where=sa.text("kind = 'image'"),
-        postgresql_where=sa.text("kind = 'image'"),
+        sqlite_where=sa.text("kind = 'image' AND state = 'succeeded'"),
+        postgresql_where=sa.text("kind = 'image' AND state = 'succeeded'"),
     )
