@@ -110,7 +110,7 @@ MODULES = (
     subscriptions,
 )
 #: Tables with few rows: one for each worker that is alive, each day, and each series of invoices. `turns` is one
-#: conversation.
+#: conversation, `listed` one page of customers.
 SMALL = {"workers", "worker_steps", "free", "archived_days", "turns", "invoice_series", "s", "listed"}
 #: Indexes of small tables and partial ones over what is in progress, which may be read from one end to the other.
 IN_PROGRESS = {

@@ -259,7 +259,8 @@ def traffic_by_account(
     found = connection.execute(
         "WITH RECURSIVE listed (id, n) AS (SELECT (SELECT min(account_id) FROM traffic_days WHERE account_id > ?), 1"
         " UNION ALL SELECT (SELECT min(t.account_id) FROM traffic_days t WHERE t.account_id > listed.id), n + 1"
-        f" FROM listed WHERE listed.id IS NOT NULL AND n <= {limit:d}) SELECT id FROM listed WHERE id IS NOT NULL ORDER BY id",
+        f" FROM listed WHERE listed.id IS NOT NULL AND n <= {limit:d})"
+        " SELECT id FROM listed WHERE id IS NOT NULL ORDER BY id",
         (max(after, ALL),),
     )
     accounts = [int(row[0]) for row in found[:limit]]
