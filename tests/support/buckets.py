@@ -44,11 +44,7 @@ class S3Server:
 
     def make_bucket(self, name: str) -> None:
         """Create an empty bucket."""
-        body = (
-            f"<CreateBucketConfiguration><LocationConstraint>{REGION}</LocationConstraint></CreateBucketConfiguration>"
-        )
-        answer = requests.put(f"{self.endpoint}/{name}", data=body, headers=_as_anybody(), timeout=10)
-        answer.raise_for_status()
+        make_bucket(self.endpoint, name)
 
     def count_objects(self, name: str) -> int:
         """Return the number of objects in a bucket of at most a thousand."""
@@ -65,6 +61,12 @@ class S3Server:
 
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self.stop()
+
+
+def make_bucket(endpoint: str, name: str) -> None:
+    """Create an empty bucket on a server."""
+    body = f"<CreateBucketConfiguration><LocationConstraint>{REGION}</LocationConstraint></CreateBucketConfiguration>"
+    requests.put(f"{endpoint}/{name}", data=body, headers=_as_anybody(), timeout=10).raise_for_status()
 
 
 def _as_anybody() -> dict[str, str]:

@@ -17,7 +17,7 @@ from minitoolai.billing.audit_position import CLOSED_DAY, check_books
 from minitoolai.cli.common import CLOCK, Commands, add_command, add_group, opened, read, say, write
 from minitoolai.core.clock import MS_PER_DAY, generation_name
 from minitoolai.core.errors import InvalidRequest, SettingsError
-from minitoolai.core.money import format_dollars
+from minitoolai.core.money import short_dollars
 from minitoolai.settings import Settings
 from minitoolai.storage.archive.lock import archive_lock
 from minitoolai.storage.archive.rows import archived_until_ms
@@ -84,7 +84,7 @@ def run_audit(settings: Settings, options: argparse.Namespace) -> int:
     if late.number:
         say(
             f"note: {late.number} responses of the last day were whole at the engine and are interrupted in the books"
-            f" (${format_dollars(late.uncharged)} not charged; the last is {generation_name(late.last_id)})."
+            f" (${short_dollars(late.uncharged)} not charged; the last is {generation_name(late.last_id)})."
             " Leases ended too early: `minitoolai doctor` checks the clocks. Or a process was paused or short of CPU."
         )
     return 1 if broken else 0
