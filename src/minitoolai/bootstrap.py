@@ -262,6 +262,8 @@ def build(settings: Settings) -> Services:
             reload,
             transcription,
             http,
+            chats,
+            images.delivery.links,
         ),
         catalog_reload=reload,
         tracing=tracing,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from minitoolai.portal.i18n import LANGUAGES
 from tests.support.all_kinds import CATALOG
 from tests.support.browse import Visitor
 from tests.support.chromium import chromium as open_chromium
@@ -21,6 +22,8 @@ LOOKS = [(1200, "light", "en"), (360, "dark", "de")]
 RUN = "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})"
 #: Of the models in this catalog.
 MODEL_PAGES = ("/models/quick", "/models/painter", "/models/teller", "/models/hearer")
+#: Pages with many words, which are longer or shorter in each language.
+EVERY_LANGUAGE = ("/limits", "/changelog", "/studio", "/studio/image", "/studio/images", "/studio/prompts")
 #: Who looks, and where to.
 VISITS = [
     *(("visitor", path, plain(path)) for path in OPEN),
@@ -78,6 +81,23 @@ def test_axe_finds_no_violation(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("h1").count() == 1
     assert elsewhere == []
+    context.close()
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+@pytest.mark.parametrize("path", EVERY_LANGUAGE)
+def test_axe_finds_no_violation_in_any_language(
+    browser: Browser, people: dict[str, Visitor], axe: str, path: str, lang: str
+) -> None:
+    member = people["member"]
+    context = browser.new_context(viewport={"width": 375, "height": 800})
+    enter(context, member)
+    page = context.new_page()
+    reply = page.goto(f"{member.server.url}/{lang}{path}")
+    assert reply is not None
+    assert len(reply.body()) <= 60_000
+    assert violations(page, axe) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
     context.close()
 
 

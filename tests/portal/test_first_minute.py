@@ -112,7 +112,7 @@ def test_the_first_minute_with_scripts(browser: Browser, house: ServerProcess, l
     expect(page.locator("#empty-balance")).to_have_count(0)
     page.locator("#message").fill("Hello")
     page.locator("#send").click()
-    expect(page.locator("#talk .assistant span")).not_to_be_empty(timeout=20_000)
+    expect(page.locator("#talk .assistant .words")).not_to_be_empty(timeout=20_000)
     expect(page.locator("#cost")).to_contain_text("gen-", timeout=20_000)
     expect(refused).to_be_hidden()
     assert 0 < float(balance(house, email)) < 1
@@ -178,7 +178,7 @@ def test_the_studio_explains_every_code_in_the_language_of_the_page(
     context = browser.new_context()
     page = _studio(context, visitor, lang)
     sent = {"code": "", "param": None}
-    page.route("**/api/chat-completions/", lambda route: route.fulfill(status=400, json={"error": _error(sent)}))
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=400, json={"error": _error(sent)}))
     for code, english in WORDS.items():
         sent["code"] = code
         page.locator("#message").fill("x")

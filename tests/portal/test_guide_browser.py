@@ -93,3 +93,16 @@ def test_a_page_fits_a_small_phone_and_loads_nothing_from_other_hosts(
     assert asked == {server.url.partition("://")[2]}
     assert faults == []
     page.close()
+
+
+@pytest.mark.parametrize("path", ["/en/", "/en/docs"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_samples_have_colours(chromium: Browser, server: ServerProcess, path: str, scheme: str) -> None:
+    page = chromium.new_page(color_scheme=scheme)  # type: ignore[arg-type]
+    page.goto(server.url + path)
+    colours = page.evaluate(
+        "['code', 'b', 'i'].map(tag => getComputedStyle(document.querySelector("
+        "`.listing ${tag === 'code' ? tag : 'code ' + tag}`)).color)"
+    )
+    assert len(set(colours)) == 3
+    page.close()

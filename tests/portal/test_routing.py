@@ -199,10 +199,11 @@ def test_every_page_is_covered_by_the_accessibility_and_timing_tests() -> None:
         "/usage/usage.csv", "/usage/requests.csv", "/balance/statement.csv",
         "/admin/dashboard/report.csv", "/admin/invoices/invoices.csv",
     }  # fmt: skip
-    # They need a link, a voucher or a view that was begun; their own tests show them.
+    # They need a link, a voucher, a saved prompt or a view that was begun; their own tests show them.
     shown_as_states = {
         "/confirm", "/reset/new", "/signin/code", "/account/email/confirm", "/topup/done", "/{rest:path}",
         "/admin/accounts/#/view/end", "/admin/vouchers/cancel", "/account/passkeys/{passkey}", "/signin/recover",
+        "/studio/prompts/{prompt}",
     }  # fmt: skip
     # They need a payment or Stripe: tests/portal/test_money_browser.py
     with_payments = {

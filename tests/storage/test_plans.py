@@ -48,6 +48,7 @@ from minitoolai.storage.tables import (
     accounts,
     audit,
     factor_resets,
+    gallery,
     idempotency,
     identities,
     job_inputs,
@@ -66,6 +67,7 @@ from minitoolai.storage.tables import (
     request_bodies,
     responses,
     retention,
+    saved_prompts,
     second_factors,
     shared_limits,
     usage_days,
@@ -87,6 +89,7 @@ MODULES = (
     audit,
     coupons,
     factor_resets,
+    gallery,
     idempotency,
     identities,
     job_inputs,
@@ -107,6 +110,7 @@ MODULES = (
     request_log,
     responses,
     retention,
+    saved_prompts,
     second_factors,
     shared_limits,
     traffic,
@@ -118,8 +122,8 @@ MODULES = (
     subscriptions,
 )
 #: Tables with few rows: one for each worker that is alive, each day, and each series of invoices. `turns` is one
-#: conversation.
-SMALL = {"workers", "worker_steps", "free", "archived_days", "turns", "invoice_series", "s"}
+#: conversation, `listed` one page of customers.
+SMALL = {"workers", "worker_steps", "free", "archived_days", "turns", "invoice_series", "s", "listed"}
 #: Indexes of small tables and partial ones over what is in progress, which may be read from one end to the other.
 IN_PROGRESS = {
     "ix_holds_pending", "ix_generations_queue", "ix_generations_queued", "ix_generations_drawn", "ix_outbox_due",
@@ -164,7 +168,9 @@ MAY_SCAN = {
     "second_factors.all_secrets": "the command `secret forget`",
     "request_bodies.all_keys": "the command `secret forget`",
     "log_exports.all_secrets": "the command `secret forget`",
-    "users.erase_personal_data": "stored responses live for a day; read once in the life of an account",
+    "users._erase_contents": "stored responses live for a day; read once in the life of an account",
+    "users.erase_account": "the same",
+    "users.erase_personal_data": "the same",
 }
 #: Functions that only run statements given to them, or that only write rows by key.
 NO_QUERIES = {
@@ -238,6 +244,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(jobs._step_of, "w", 6).add(jobs.running_on, ["w", "v"])
     wanted = shared_limits.Draw("name", 1, 1, 60, 60_000_000)
     c.add(shared_limits.draw, wanted, now * 1000).add(shared_limits.refill, "name")
+    c.add(shared_limits.full_us_of, ["name", "other"])
     c.add(shared_limits.delete_full, now * 1000)
     c.add(jobs.barred, "image").add(jobs.unregister_worker, "w").add(jobs.waiting, "fake", ["m"], 5).add(
         jobs.waiting, "fake", ["m"], 5, (1, now, 5)
@@ -320,6 +327,14 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     link = MailLink("reset", "x@example.com", None, b"b", now)
     c.add(users.anonymize_user, account, now).add(users.consume_links, "x").add(users.end_session, b"s")
     c.add(users.end_sessions, account).add(users.erase_personal_data, account, [], now).add(users.find_link, b"s", now)
+    c.add(users.close_account, account, now).add(users.erase_account, account, [], now)
+    c.add(users._erase_contents, account, [])
+    saved = saved_prompts.SavedPrompt(1, "n", "m", "i", "t", {}, now)
+    c.add(saved_prompts.of_member, account, account).add(saved_prompts.find, account, account, 1)
+    c.add(saved_prompts.insert, account, account, saved, 5).add(saved_prompts.update, account, account, saved)
+    c.add(saved_prompts.delete, account, account, 1)
+    c.add(gallery.images_of, account, account, 5).add(gallery.images_of, account, account, 5, (now, 9))
+    c.add(gallery.find_image, account, account, 7)
     c.add(users.find_session, b"s", now, 5).add(users.find_user, "x").add(users.image_requests_of, account)
     change = EmailChange(account, "n", b"n", b"o", True, True, now)
     c.add(users.replace_email_change, change).add(users.find_email_change, b"n", now).add(
@@ -456,6 +471,7 @@ def _add_insight(c: Calls, account: int) -> None:
         c.add(traffic.traffic_of_days, range(today, today + 1), by, nothing, None, 5)
         c.add(traffic.traffic_of_days, range(today - 5, today + 1), by, some, after, 5)
         c.add(traffic.refunds_since, by, today - 5, nothing).add(traffic.refunds_since, by, today - 5, some)
+    c.add(traffic.traffic_by_account, today - 5, nothing, 0, 5).add(traffic.traffic_by_account, today - 5, some, 0, 5)
     c.add(traffic.emails_of, [account]).add(traffic.traffic_by_model_and_day, today - 5)
     for only in (
         request_log.LogFilter(),

@@ -35,8 +35,8 @@ CLOSED = (
     "/usage?days=30", "/usage?days=90", "/usage/usage.csv?days=90", "/usage/requests",
     "/usage/requests?state=failed", "/usage/requests?model=nothing&kind=chat", "/usage/requests/REQUEST",
     "/studio", "/studio/image",
-    "/studio/speech", "/studio/transcribe", "/account", "/account/second-factor", "/account/passkeys",
-    "/usage/bodies", "/usage/export", "/team",
+    "/studio/speech", "/studio/transcribe", "/studio/images", "/studio/prompts", "/limits", "/changelog", "/account",
+    "/account/second-factor", "/account/passkeys", "/usage/bodies", "/usage/export", "/team",
     "/team/log", "/team/accounts", "/topup", "/invoices", "/docs",
     "/admin", "/admin/accounts",
     "/admin/accounts?q=9@example", "/admin/accounts/ACCOUNT", "/admin/jobs", "/admin/actions", "/admin/catalog",
@@ -74,6 +74,8 @@ FILTERED = (
         "", "&customer=ACCOUNT", "&customer=OTHER", "&model=llama", "&engine=fake",
         "&customer=OTHER&model=llama&engine=fake",
     )),
+    "/admin/dashboard?days=90&by=customer&after=0", "/admin/dashboard?days=90&by=customer&after=10002500",
+    "/admin/dashboard?days=90&by=customer&model=quick&after=0",
     "/admin/dashboard?days=1", "/admin/dashboard?days=7", "/admin/dashboard?days=30",
 )  # fmt: skip
 #: Of the accounts that bench/growth_fill.py makes.

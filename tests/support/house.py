@@ -22,6 +22,8 @@ OPEN = (
     "/",
     "/docs",
     "/docs/errors",
+    "/limits",
+    "/changelog",
     "/reference",
     "/reference/post-v1-messages",
     "/models",
@@ -35,7 +37,8 @@ OPEN = (
 )
 #: Of people who are signed in; the account's number stands where # is, a key's where + is, a request's where ~ is.
 CLOSED = (
-    "/keys", "/keys/+", "/studio", "/studio/image", "/studio/speech", "/studio/transcribe",
+    "/keys", "/keys/+", "/studio", "/studio/image", "/studio/speech", "/studio/transcribe", "/studio/images",
+    "/studio/prompts",
     "/usage", "/usage/requests", "/usage/requests/~", "/usage/bodies", "/usage/export",
     "/balance", "/topup", "/invoices", "/account/notices",
     "/admin/invoices",

@@ -32,7 +32,7 @@ WRONG = {
     "name": " ", "budget_daily": "five", "requests_per_minute": "0", "addresses": "here", "email": "ann",
     "password": "x", "code": "ABCD", "amount": "-1", "password_leave": "x", "password_old": "x", "code_on": "1",
     "password_on": PASSWORD, "low_balance": "five", "webhook_url": "https://x y", "tax_number": "\u202e",
-    "country": "XX",
+    "country": "XX", "prompt_name": " ",
 }  # fmt: skip
 
 
@@ -207,6 +207,12 @@ def _refused_in_view(page: Page, at: str, server: ServerProcess) -> None:
     page.goto(at + "/topup/done?session=cs_none")
 
 
+def _saved(page: Page, at: str, server: ServerProcess) -> None:
+    send(page, at, "/studio/prompts", "/studio/prompts", prompt_name="Greeting", message="Say hello to")
+    page.goto(at + "/studio/prompts")
+    page.locator('main a[href*="/studio/prompts/"]').first.click()
+
+
 #: Pages for visitors without an account.
 OPEN_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
     "not found": plain("/nothing"),
@@ -228,8 +234,12 @@ OPEN_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
 }
 #: Pages of a customer without any data.
 EMPTY_STATES = {
-    f"empty {path}": plain(path) for path in ("/keys", "/balance", "/usage", "/usage/requests", "/topup", "/invoices")
-}
+    f"empty {path}": plain(path)
+    for path in (
+        "/keys", "/balance", "/usage", "/usage/requests", "/topup", "/invoices", "/studio/images", "/studio/prompts",
+        "/limits",
+    )
+}  # fmt: skip
 #: Pages of an admin with data.
 CLOSED_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
     "not found within admin": plain("/admin/nothing"),
@@ -252,6 +262,12 @@ CLOSED_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
         page.goto(f"{at}/invoices/statements/{datetime.now(UTC):%Y-%m}")
     ),
     "card on its way": plain("/topup/done?session=cs_none"),
+    "chat without a script": lambda page, at, server: send(page, at, "/studio", "/studio/chat", message="Hello"),
+    "chat with faults": lambda page, at, server: send(page, at, "/studio", "/studio/chat", message=" "),
+    "limits signed in": plain("/limits"),
+    "saved prompt": _saved,
+    "saved prompt with faults": wrong("/studio/prompts", "/studio/prompts", "prompt_name"),
+    "all customers by number": plain("/admin/dashboard?by=customer&after=0"),
     "password with faults": wrong("/account", "/account/password", "password_old", "password"),
     "address with faults": wrong("/account", "/account/email", "email"),
     "address to confirm": _email_link,

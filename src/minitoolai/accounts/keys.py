@@ -73,6 +73,11 @@ class KeyPolicy:
                 raise KeyForbids(f"This API key may not be used from {address[:45]}.", code="address_not_allowed")
 
     @property
+    def limits(self) -> Limits:
+        """Return the limits of accounts and keys."""
+        return self._limits
+
+    @property
     def shared_buckets(self) -> SharedBuckets | None:
         """Return what several processes share. If it is not None, `prepare` must be called before `count`."""
         return self._limits.shared

@@ -8,8 +8,9 @@ processes that share a database draw from buckets there (accounts/shared_limits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Literal
 
 import msgspec
 
@@ -95,6 +96,18 @@ class UsageReservation(msgspec.Struct, frozen=True):
     dollars: int
 
 
+LimitKind = Literal["requests", "tokens", "dollars", "streams"]
+
+
+class LimitState(msgspec.Struct, frozen=True):
+    """One limit, the units left now, and the seconds until all of them are available again."""
+
+    kind: LimitKind
+    limit: int
+    left: int
+    full_in_s: float
+
+
 class Limits:
     """Enforce the rate limits of accounts and keys, for every request and all paid work."""
 
@@ -173,6 +186,46 @@ class Limits:
         for group in reservation.groups:
             group.in_flight -= 1
             _consume(group, tokens - reservation.tokens, dollars - reservation.dollars, now_s)
+
+    @property
+    def of_accounts(self) -> RateLimits:
+        """Return the limits that each account has."""
+        return self._account
+
+    def states(self, name: str, rate: RateLimits, full_us: Mapping[str, int]) -> list[LimitState]:
+        """Return the limits of `account ID` or `key FAMILY` and the units left, without counting anything.
+
+        `full_us`: the rows of shared buckets by name, with the time at which each is full again.
+        """
+        kind, _, number = name.partition(" ")
+        group = self._accounts.get(int(number)) if kind == "account" else self._keys.get(number)
+        limits: tuple[tuple[LimitKind, int | None], ...] = (
+            ("requests", rate.requests_per_minute),
+            ("tokens", rate.tokens_per_minute),
+            ("dollars", rate.dollars_per_minute),
+        )
+        found = [
+            LimitState(unit, limit, *self._left_of(f"{name}/{unit}", limit, getattr(group, unit, None), full_us))
+            for unit, limit in limits
+            if limit
+        ]
+        if rate.streams:
+            in_flight = group.in_flight * self._processes if group is not None else 0
+            found.append(LimitState("streams", rate.streams, max(0, rate.streams - in_flight), 0.0))
+        return found
+
+    def _left_of(self, name: str, limit: int, bucket: Bucket | None, full_us: Mapping[str, int]) -> tuple[int, float]:
+        """Return the units of a bucket that are left, and the seconds until it is full."""
+        if self.shared is not None:
+            missing_s = max(0.0, full_us.get(name, 0) / 1e6 - self._clock.lease_ms() / 1000)
+            held = bucket.held if isinstance(bucket, LeasedBucket) else 0
+            left = min(limit, int(limit - missing_s * limit / MINUTE_S + 1e-6) + held)
+            return max(0, left), missing_s
+        if bucket is None or bucket.limit != max(1, limit // self._processes):
+            return limit, 0.0
+        # Each process has counted about the same share of the requests.
+        now_s = self._clock.steady_s()
+        return min(limit, bucket.remaining(now_s) * self._processes), max(0.0, bucket.full_in_s(now_s))
 
     def _groups(self, caller: Caller) -> tuple[LimitGroup, ...]:
         account = self._accounts.get(caller.account_id)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeVar
 
 from minitoolai.accounts.addresses import email_forms
-from minitoolai.accounts.users import Compose, Users, Visitor, digest, insert_session
+from minitoolai.accounts.users import Compose, Deletion, Users, Visitor, digest, erase_account, insert_session
 from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.models import TEAM_PREFIX, Device, User
 from minitoolai.core.money import short_dollars
@@ -269,6 +269,19 @@ class Teams:
             members.set_role(connection, account_id, own_id, "admin")
             self._log(connection, actor, "hand_over", found.name)
             return None
+
+        return await self._change(actor, "own", change)
+
+    async def delete_account(self, actor: Actor) -> Refusal | Deletion:
+        """Erase the account where the user works, and which another user opened. The ledger stays."""
+        account_id, now_ms = actor.user.account_id, self._clock.now_ms()
+
+        def change(connection: Connection, _: Role) -> Deletion:
+            result = erase_account(connection, account_id, now_ms)
+            if result == "done":
+                # After the erasure, which also removes addresses from the log.
+                self._log(connection, actor._replace(source=""), "delete_account")
+            return result
 
         return await self._change(actor, "own", change)
 

@@ -72,16 +72,43 @@ def erase_personal_data(connection: Connection, account_id: int, now_ms: int) ->
     if owners and account_id not in owners:
         found = users.find_user_of(connection, account_id)
         users.consume_links(connection, found[0].email if found else "")
-        users.forget_person(connection, account_id, f"account-{account_id}", now_ms)
+        users.forget_person(connection, account_id, users.name_without_person(account_id), now_ms)
         return True
+    if not _end_purses(connection, account_id):
+        return False
+    users.erase_personal_data(connection, account_id, _redacted_requests(connection, account_id), now_ms)
+    return True
+
+
+def erase_account(connection: Connection, account_id: int, now_ms: int) -> Deletion:
+    """Erase an account for an owner who did not open it, inside the caller's transaction. The ledger stays.
+
+    The user who opened it keeps their sign-in, if they still have one: it may belong to other accounts.
+    """
+    if len(members.members_of(connection, account_id)) > 1:
+        return "has_members"
+    if not _end_purses(connection, account_id):
+        return "busy"
+    found = users.find_user_of(connection, account_id)
+    is_opener_gone = found is None or found[0].email == users.name_without_person(account_id)
+    erase = users.erase_personal_data if is_opener_gone else users.erase_account
+    erase(connection, account_id, _redacted_requests(connection, account_id), now_ms)
+    return "done"
+
+
+def _end_purses(connection: Connection, account_id: int) -> bool:
+    """End the renewal of all plans. Return False without changes while the account or one of them has holds."""
     owned = purses.open_purses(connection, account_id)
     if accounts.balance_of(connection, account_id).held or any(purse.held for purse in owned):
         return False
     for purse in owned:
         purses.set_renewal(connection, purse.id, "none")
-    requests = [(_without_prompt(request), job) for job, request in users.image_requests_of(connection, account_id)]
-    users.erase_personal_data(connection, account_id, requests, now_ms)
     return True
+
+
+def _redacted_requests(connection: Connection, account_id: int) -> list[tuple[str, int]]:
+    """Return (request without its prompt, job ID) of every image job of an account."""
+    return [(_without_prompt(request), job) for job, request in users.image_requests_of(connection, account_id)]
 
 
 def _without_prompt(request: str) -> str:

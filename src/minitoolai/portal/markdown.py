@@ -15,7 +15,7 @@ from urllib.parse import urljoin
 #: As many as there are pages in all languages, and a few more.
 CACHED_PAGES = 32
 #: Elements without content.
-_VOID = frozenset(("br", "hr", "img", "input", "link", "meta"))
+_VOID = frozenset(("br", "hr", "img", "input", "link", "meta", "wbr"))
 #: What only a browser can use.
 _LEFT_OUT = frozenset(("button", "form", "input", "label", "legend", "nav", "script", "style", "svg"))
 _HEADINGS = {f"h{level}": "#" * level for level in range(1, 7)}

@@ -44,11 +44,13 @@ MARKDOWN_PATHS = {
     "/": "/index.md",
     "/docs": "/docs.md",
     "/docs/errors": "/docs/errors.md",
+    "/limits": "/limits.md",
     "/reference": "/reference.md",
     "/models": "/models.md",
     "/prices": "/prices.md",
     "/status": "/status.md",
     "/check": "/check.md",
+    "/changelog": "/changelog.md",
 }
 #: Pages of this kind all have one.
 MARKDOWN_FOLDER = "/reference/"

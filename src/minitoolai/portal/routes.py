@@ -20,19 +20,24 @@ from minitoolai.portal.pages import (
     admin,
     auth,
     bodies,
+    changelog,
+    chat,
     check,
     corrections,
     docs,
     email,
     external,
+    gallery,
     home,
     keys,
+    limits,
     llms,
     log_export,
     models,
     passkeys,
     plans,
     playground,
+    prompts,
     recovery,
     reference,
     request_log,
@@ -58,9 +63,9 @@ from minitoolai.portal.site import Site
 #: The modules with pages; each has a list HANDLERS.
 MODULES = (
     home, auth, external, team, account, security, passkeys, recovery, email, keys, usage, request_log, bodies,
-    log_export, playground, transcribe, topup, plans, invoices, auto_topup, notices, docs, models, reference, search,
-    llms, check, shop, admin, corrections, selling, admin_account, dashboard, engines, admin_requests, admin_search,
-    view,
+    log_export, chat, playground, prompts, gallery, transcribe, topup, plans, invoices, auto_topup, notices, docs,
+    limits, changelog, models, reference, search, llms, check, shop, admin, corrections, selling, admin_account,
+    dashboard, engines, admin_requests, admin_search, view,
 )  # fmt: skip
 #: First segments of the paths that belong to the portal. The API has all others.
 FIRST_SEGMENTS = frozenset(

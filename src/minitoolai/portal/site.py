@@ -31,6 +31,7 @@ from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
 from minitoolai.billing.cashier import Cashier
 from minitoolai.billing.providers.registry import build_providers
+from minitoolai.billing.ranking import CustomerRankings
 from minitoolai.billing.selling.auto_topup import AutoTopups
 from minitoolai.billing.selling.coupons import sign_up_credit
 from minitoolai.billing.selling.notices import NoticeWatcher
@@ -38,6 +39,7 @@ from minitoolai.billing.selling.subscriptions import Subscriptions
 from minitoolai.billing.traffic import TrafficCounter
 from minitoolai.billing.usage import RevenueCache, UsageCache
 from minitoolai.chat.catalog_reload import CatalogReload
+from minitoolai.chat.service import ChatService
 from minitoolai.core.catalog.catalog import Model
 from minitoolai.core.catalog.shop import DARK, Logo, Shop, mix
 from minitoolai.core.clock import Clock
@@ -50,7 +52,7 @@ from minitoolai.httpclient.client import HttpClient
 from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.images.provenance.certificates import certificate_digest
 from minitoolai.images.provenance.check import MarkChecker
-from minitoolai.images.results import PublicAddress
+from minitoolai.images.results import Links, PublicAddress
 from minitoolai.portal.factor_reset_mail import FactorResetMailer
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.i18n import LANGUAGES, N_, formatter, translations
@@ -92,6 +94,9 @@ NAVIGATION = (
     NavigationEntry("/prices", N_("Prices")),
     NavigationEntry("/search", N_("Search")),
 )
+
+#: Customers in the dashboard's list of those with the highest revenue.
+MAX_RANKED = 20
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 MEDIA_TYPES = {
@@ -227,6 +232,10 @@ class Site:
     checker: MarkChecker
     #: Reads the catalog again, for admins.
     catalog_reload: CatalogReload
+    #: Answer chats that a page sends without a script.
+    chats: ChatService
+    #: Links to the images of the gallery.
+    image_links: Links
     #: Transcribe recordings that a page receives.
     transcription: Transcriptions
     mailer: Mailer
@@ -313,6 +322,10 @@ class Site:
         return RevenueCache(self.database, self.clock)
 
     @cached_property
+    def rankings(self) -> CustomerRankings:
+        return CustomerRankings(self.database, self.clock, MAX_RANKED)
+
+    @cached_property
     def static_files(self) -> StaticFiles:
         return StaticFiles()
 
@@ -393,6 +406,8 @@ def build_site(
     catalog_reload: CatalogReload,
     transcription: Transcriptions,
     http: HttpClient,
+    chats: ChatService,
+    image_links: Links,
 ) -> Site:
     """Return the services behind the pages. Raises SettingsError if the mail settings are incomplete."""
     factors = SecondFactors(database, clock, secret_keys)
@@ -446,4 +461,6 @@ def build_site(
         ),
         catalog_reload=catalog_reload,
         transcription=transcription,
+        chats=chats,
+        image_links=image_links,
     )

@@ -107,6 +107,24 @@ sessions = Table(
     sqlite_strict=True,
 )
 
+#: Prompts that members save in the playground. They belong to the member, not to the account as a whole.
+saved_prompts = Table(
+    "saved_prompts",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("user_id", Int64, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("instructions", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    # The other fields of the form as JSON.
+    Column("settings", Text, nullable=False),
+    Column("changed_ms", Int64, nullable=False),
+    Index("ix_saved_prompts_member", "user_id", "account_id"),
+    sqlite_strict=True,
+)
+
 #: Identities at other providers that sign users in. `user_id` is the number of the user.
 identities = Table(
     "identities",
@@ -397,6 +415,14 @@ generations = Table(
         "ix_generations_words",
         "finished_ms",
         where="kind = 'image' AND request IS NOT NULL AND finished_ms IS NOT NULL",
+    ),
+    # With the state, so that PostgreSQL does not use it for queued jobs.
+    _index(
+        "ix_generations_gallery",
+        "account_id",
+        "created_ms",
+        "id",
+        where="kind = 'image' AND state = 'succeeded'",
     ),
     _index("ix_generations_pictures", "finished_ms", where="kind = 'image' AND result IS NOT NULL"),
     sqlite_strict=True,

@@ -25,8 +25,8 @@ from tests.support.server import ServerProcess
 SHIPPED = Path(minitoolai.__file__).with_name("catalog.toml")
 #: Public pages that are nothing but a form.
 FORMS = {"/signup", "/signin", "/reset", "/search"}
-#: Samples on the front page and on the pages of models.
-ELSEWHERE = {"home.curl", "embeddings.curl"}
+#: Samples on the front page, on the pages of models, and on that of the rate limits.
+ELSEWHERE = {"home.curl", "embeddings.curl", "retry.python"}
 FENCE = re.compile(r"^(`{3,})\w*\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
 
 
@@ -117,7 +117,7 @@ def test_links_in_llms_txt_resolve_and_lead_to_markdown_or_text(shipped: ServerP
         answer = requests.get(link, timeout=20)
         assert (answer.status_code, link) == (200, link)
         assert answer.headers["content-type"].startswith(("text/markdown", "text/plain", "application/json"))
-    pages = ("/docs.md", "/models.md", "/prices.md", "/status.md", "/check.md")
+    pages = ("/docs.md", "/limits.md", "/models.md", "/prices.md", "/status.md", "/check.md", "/changelog.md")
     wanted = {f"{shipped.url}/{lang}{path}" for lang in LANGUAGES for path in pages}
     assert wanted <= set(links)
 

@@ -60,7 +60,7 @@ def test_the_list_shows_what_was_measured(shop: ServerProcess) -> None:
     row = re.search(r"<tr><th[^>]*><a href=\"/en/models/vendor/deep-1\">.*?</tr>", page, re.DOTALL)
     assert row
     cells = [re.sub(r"<[^>]*>|\s+", " ", cell).strip() for cell in re.findall(r"<td.*?</td>", row[0], re.DOTALL)]
-    assert cells == ["32,000", "400 ms", "90 tokens/s", "96.6%"]
+    assert cells == ["$2.00", "$8.00", "32,000", "400 ms", "90 tokens/s", "96.6%"]
     painter = re.search(r"<tr><th[^>]*><a href=\"/en/models/painter\">.*?</tr>", page, re.DOTALL)
     assert painter
     assert painter[0].count("–") == 2

@@ -113,6 +113,7 @@ def test_an_image_can_be_attached(page: Page, studio_server: ServerProcess, tmp_
     path = tmp_path / "dot.png"
     path.write_bytes(png())
     page.goto(studio_server.url + "/en/studio")
+    page.get_by_text("Parameters and image").click()
     page.get_by_label("Image (optional)").set_input_files(path)
     page.get_by_label("Message").fill("what is it?")
     expect(page.locator("#code")).to_contain_text("data:image/png;base64,…")
@@ -123,11 +124,12 @@ def test_an_image_can_be_attached(page: Page, studio_server: ServerProcess, tmp_
 
 def test_a_chat_can_be_stopped_and_a_refusal_keeps_the_input(page: Page, studio_server: ServerProcess) -> None:
     page.goto(studio_server.url + "/en/studio")
-    page.get_by_label("Model").select_option("endless")
+    page.locator("#model").select_option("endless")
+    page.get_by_text("Parameters and image").click()
     page.get_by_label("Maximum output tokens").fill("4000")
     page.get_by_label("Message").fill("go on")
     page.get_by_role("button", name="Send").click()
-    expect(page.locator("#talk .assistant span")).not_to_be_empty(timeout=20_000)
+    expect(page.locator("#talk .assistant .words")).not_to_be_empty(timeout=20_000)
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#error")).to_have_text("Stopped.")
     page.get_by_label("Maximum output tokens").fill("999999")
@@ -135,6 +137,75 @@ def test_a_chat_can_be_stopped_and_a_refusal_keeps_the_input(page: Page, studio_
     page.get_by_role("button", name="Send").click()
     expect(page.locator("#error")).to_contain_text("max_completion_tokens")
     assert page.get_by_label("Message").input_value() == "too long"
+
+
+def test_two_models_answer_the_same_prompt_side_by_side(page: Page, studio_server: ServerProcess) -> None:
+    page.goto(studio_server.url + "/en/studio")
+    page.get_by_label("Compare with").select_option("endless")
+    page.get_by_text("Parameters and image").click()
+    page.get_by_label("Maximum output tokens").fill("40")
+    page.get_by_label("Message").fill("Hello")
+    page.keyboard.press("Enter")
+    expect(page.locator("#cost")).to_contain_text("$", timeout=20_000)
+    sides = page.locator("#talk .answers .assistant")
+    expect(sides).to_have_count(2)
+    assert sides.locator("strong").first.inner_text() == "quick"
+    assert sides.locator("> strong").all_inner_texts() == ["quick", "endless"]
+    boxes = [sides.nth(number).bounding_box() for number in (0, 1)]
+    assert boxes[0]
+    assert boxes[1]
+    assert boxes[0]["y"] == boxes[1]["y"]
+    assert boxes[0]["x"] < boxes[1]["x"]
+    measured = page.locator("#talk .measured").all_inner_texts()
+    assert all(
+        re.search(r"tokens in, \d+ out · first token after [\d.]+ s · [\d.]+ s in all · \$", one) for one in measured
+    )
+    # What it costs with each model is computed from the tokens of the first answer.
+    page.get_by_text("What this costs with each model").click()
+    prices = page.locator("#costs tr[data-input] .cost").all_inner_texts()
+    assert len(prices) == 2
+    assert prices[0] == measured[0].rpartition(" · ")[2]
+    # Each goes on with what it has said itself.
+    page.get_by_label("Message").fill("And then?")
+    page.keyboard.press("Enter")
+    expect(page.locator("#talk .measured").nth(3)).to_contain_text("$", timeout=20_000)
+    assert page.locator("#talk .user").count() == 2
+
+
+def test_one_of_two_models_may_fail(page: Page, studio_server: ServerProcess) -> None:
+    page.goto(studio_server.url + "/en/studio")
+    page.get_by_label("Compare with").select_option("endless")
+    page.route(
+        "**/v1/chat/completions",
+        lambda route: (
+            route.fulfill(status=503, json={"error": {"code": "overloaded"}})
+            if "endless" in (route.request.post_data or "")
+            else route.continue_()
+        ),
+    )
+    page.get_by_label("Message").fill("Hello")
+    page.keyboard.press("Enter")
+    expect(page.locator("#talk .measured")).to_contain_text("$", timeout=20_000)
+    expect(page.locator("#talk .fault")).to_be_visible()
+    expect(page.locator("#error")).to_be_hidden()
+
+
+def test_a_prompt_is_saved_beside_the_conversation_and_opened_again(page: Page, studio_server: ServerProcess) -> None:
+    page.goto(studio_server.url + "/en/studio")
+    page.get_by_label("Instructions").fill("Be brief.")
+    page.get_by_label("Message").fill("Hello")
+    page.get_by_text("Save this prompt").click()
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("#kept")).to_contain_text("could not be saved")
+    page.get_by_label("Name").fill("Short")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator("#kept")).to_have_text("The prompt is saved.")
+    assert page.get_by_label("Message").input_value() == "Hello"
+    page.goto(studio_server.url + "/en/studio/prompts")
+    page.get_by_role("link", name="Use Short").click()
+    assert page.get_by_label("Instructions").input_value() == "Be brief."
+    page.get_by_role("button", name="Send").click()
+    assert_charged(page, studio_server)
 
 
 def test_an_image_shows_its_progress(page: Page, studio_server: ServerProcess) -> None:
@@ -190,7 +261,7 @@ def test_no_other_page_shows_generated_images_or_sound() -> None:
         if re.search(r"<(img(?! src=\"\{\{ (static|logo))|audio|video)", path.read_text())
     }
     # In the page for transcription, it is the visitor's own recording.
-    assert shown == {"studio/image.html", "studio/speech.html", "studio/transcribe.html"}
+    assert shown == {"studio/image.html", "studio/images.html", "studio/speech.html", "studio/transcribe.html"}
 
 
 def test_speech_can_be_played(page: Page, studio_server: ServerProcess) -> None:
@@ -263,7 +334,7 @@ def test_the_generated_code_for_a_recording_runs(
     path.write_bytes(tone(5))
     page.goto(studio_server.url + "/en/studio/transcribe")
     page.get_by_label("Audio file").set_input_files(path)
-    page.locator(".same summary").click()
+    page.locator("#same summary").click()
     page.locator("#tongue").select_option(tongue)
     code = page.locator("#code").text_content() or ""
     command = {
@@ -286,7 +357,7 @@ def test_the_generated_code_runs(
     page.goto(studio_server.url + "/en/studio" + ("" if kind == "chat" else f"/{kind}"))
     text = 'It\'s "quoted", $HOME \\ and `ticks`\nJSON;\n%s üñ'
     page.locator({"chat": "#message", "image": "#prompt", "speech": "#input"}[kind]).fill(text)
-    page.locator(".same summary").click()
+    page.locator("#same summary").click()
     page.locator("#tongue").select_option(tongue)
     code = page.locator("#code").text_content() or ""
     command = {
@@ -311,7 +382,7 @@ def test_the_generated_code_runs(
 def test_the_playground_key_is_not_listed_and_ends_with_the_sign_out(studio_server: ServerProcess, email: str) -> None:
     member = Visitor(studio_server).sign_up(email)
     member.open("/studio")
-    sent = member.fields("/studio/key")
+    sent = member.fields("/studio/chat")
     headers = {"origin": studio_server.url, "sec-fetch-site": "same-origin"}
     made = member.post(member.url("/studio/key"), data=sent, headers=headers, timeout=20).json()
     assert member.post(member.url("/studio/key"), data={"csrf": "x"}, timeout=20).status_code == 403

@@ -106,6 +106,7 @@ def test_every_cell_of_the_table_over_http(
         "key": own_key[1],
         "name": "gen-0",
         "number": "1",
+        "prompt": "1",
     }
     person.open("/account")
     token = person.fields("/account/password")["csrf"]
@@ -475,3 +476,58 @@ def test_a_suspended_account_can_be_left_for_another_one(
     person.open("/team/accounts")
     person.submit("/team/switch", account=str(own))
     assert person.open("/keys").status_code == 200
+
+
+# ── deleting the account ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_owner_deletes_an_account_that_another_user_opened(
+    server: ServerProcess, member: Visitor, account: int, email: str, other: str
+) -> None:
+    key = make_key(member)
+    heir = new_member(server, account, other, "owner")
+    heirs_key = make_key(heir)
+    heir.open("/team")
+    heir.submit("/team/delete", password_delete=PASSWORD)
+    assert "other members" in heir.page.text
+    member.open("/team")
+    assert "/team/delete" not in member.page.text
+    member.submit("/team/leave")
+    heir.open("/team")
+    heir.submit("/team/delete", password_delete="wrong")
+    assert heir.page.status_code == 422
+    assert roles_in(server, account) == {other: "owner"}
+    assert "/team#delete" in heir.open("/account").text
+    heir.open("/team")
+    heir.submit("/team/delete", password_delete=PASSWORD)
+    assert heir.page.url.endswith("/en/team/accounts")
+    assert "The account was deleted." in heir.page.text
+    assert roles_in(server, account) == {}
+    eventually(lambda: status(server, key) == status(server, heirs_key) == 401, within_s=5)
+    # The user who deleted it works in their own account, and the one who opened it still has a sign-in.
+    assert f"account of {other}" in re.sub("<.*?>", "", heir.open("/team").text)
+    assert Visitor(server).sign_in(email).page.status_code in (200, 403)
+    assert server.read(lambda c: users.find_user(c, email)) is not None
+    log = server.read(lambda c: members.actions_of(c, account, 10, None))
+    assert (log[0].action, {one.source or None for one in log}) == ("delete_account", {None})
+
+
+def test_an_account_with_work_in_progress_is_not_deleted(
+    server: ServerProcess, member: Visitor, account: int, other: str
+) -> None:
+    heir = new_member(server, account, other, "owner")
+    member.open("/team")
+    member.submit("/team/leave")
+    server.write(lambda c: c.execute("UPDATE accounts SET held = 1, posted = 1 WHERE id = ?", (account,)))
+    heir.open("/team")
+    heir.submit("/team/delete", password_delete=PASSWORD)
+    assert "still running" in heir.page.text
+    assert roles_in(server, account) == {other: "owner"}
+    server.write(lambda c: c.execute("UPDATE accounts SET held = 0, posted = 0 WHERE id = ?", (account,)))
+
+
+def test_the_user_who_opened_the_account_deletes_it_with_their_sign_in(member: Visitor) -> None:
+    member.open("/account")
+    token = member.fields("/account/leave")["csrf"]
+    reply = member.post(member.url("/team/delete"), data={"csrf": token}, allow_redirects=False, timeout=20)
+    assert reply.headers["location"] == "/en/account"

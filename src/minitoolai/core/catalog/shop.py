@@ -51,6 +51,8 @@ class ShopEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     terms: PageFiles = ""
     privacy: PageFiles = ""
     imprint: PageFiles = ""
+    #: Markdown file of the shop's own changelog, with `## version or day` and `### subject`; files as above.
+    changelog: PageFiles = ""
     #: on invoices: the legal name of the seller, its postal address (lines separated by \n), its country as two capital
     #: letters, and its tax number.
     company: str = ""
@@ -304,7 +306,7 @@ def _read_logo(name: str, folder: Path) -> Logo:
 
 
 def _read_pages(entry: ShopEntry, folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    for key in ("terms", "privacy", "imprint"):
+    for key in ("terms", "privacy", "imprint", "changelog"):
         files: PageFiles = getattr(entry, key)
         if not files:
             continue

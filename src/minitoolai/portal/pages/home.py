@@ -11,13 +11,14 @@ from starlette.responses import PlainTextResponse, Response
 from minitoolai.http.routing import reads
 from minitoolai.portal.forms import read_cookies
 from minitoolai.portal.highlight import example
-from minitoolai.portal.i18n import LANGUAGES, preferred_language
+from minitoolai.portal.i18n import DEFAULT, LANGUAGES, preferred_language
+from minitoolai.portal.pages.changelog import text_of
 from minitoolai.portal.request import PageRequest, security_headers
 from minitoolai.portal.routing import Handler, any_method, form, new_page_request, not_found_page, page
 from minitoolai.portal.site import Site
 
 #: Pages for search engines.
-SITEMAP_PATHS = ("/", "/docs", "/docs/errors", "/models", "/prices", "/status", "/check")
+SITEMAP_PATHS = ("/", "/docs", "/docs/errors", "/limits", "/models", "/prices", "/status", "/check", "/changelog")
 CACHE_FOR_A_YEAR = "public, max-age=31536000, immutable"
 
 
@@ -87,7 +88,9 @@ async def robots(request: Request) -> Response:
 async def sitemap(request: Request) -> Response:
     """List the public pages with their versions in all languages (sitemaps.org)."""
     page = new_page_request(request)
-    paths = [*SITEMAP_PATHS, "/signup"] if page.site.is_signup_open else SITEMAP_PATHS
+    paths = [path for path in SITEMAP_PATHS if path != "/changelog" or text_of(page.site.shop, DEFAULT)]
+    if page.site.is_signup_open:
+        paths.append("/signup")
     lines = []
     for path in paths:
         versions = {lang: escape(page.origin + page.url(path, lang)) for lang in LANGUAGES}

@@ -5,12 +5,16 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
+from minitoolai.core.catalog.shop import Shop
 from minitoolai.http.routing import Endpoint, reads
 from minitoolai.portal.highlight import agent_models, plain_example
 from minitoolai.portal.i18n import DEFAULT, LANGUAGES, translations
+from minitoolai.portal.pages import changelog as changes
+from minitoolai.portal.pages.changelog import changelog
 from minitoolai.portal.pages.check import check
 from minitoolai.portal.pages.docs import errors, guide, prices
 from minitoolai.portal.pages.home import home
+from minitoolai.portal.pages.limits import limits
 from minitoolai.portal.pages.models import models, status
 from minitoolai.portal.pages.reference import operation, reference
 from minitoolai.portal.request import MARKDOWN, MARKDOWN_PATHS, MarkdownRequest
@@ -23,11 +27,13 @@ PLAIN = "text/plain"
 PAGES = {
     "/docs": ("Guide", "every endpoint and field of the API, with examples, errors, limits and agent setup"),
     "/docs/errors": ("All error codes", "every error code with its HTTP status and how to resolve it"),
+    "/limits": ("Rate limits", "how many requests an account may send, the headers, and what to do on 429"),
     "/reference": ("API reference", "every endpoint with a page of its own: fields, limits, defaults and responses"),
     "/models": ("Models", "the context, measured speed and uptime of each model"),
     "/prices": ("Prices", "what each model costs"),
     "/status": ("Status", "which models are available now, and the uptime of each day"),
     "/check": ("Check an image", "check whether an image was generated here"),
+    "/changelog": ("Changelog", "what changed, newest first"),
     "/": ("Overview", "what this service offers"),
 }
 
@@ -51,13 +57,15 @@ def markdown_version(page: PageHandler) -> Endpoint:
 async def llms(request: Request) -> Response:
     """List the pages for language models, as llmstxt.org describes it."""
     page = markdown_request(request, "/")
-    return page.text(llms_text(page.site.shop.name, page.origin), PLAIN)
+    return page.text(llms_text(page.site.shop, page.origin), PLAIN)
 
 
-def llms_text(name: str, origin: str) -> str:
+def llms_text(shop: Shop, origin: str) -> str:
     """Return the title, a summary, and links to the Markdown of every page."""
+    has_changes = bool(changes.text_of(shop, DEFAULT))
+    pages = {path: about for path, about in PAGES.items() if path != "/changelog" or has_changes}
     lines = [
-        f"# {name}",
+        f"# {shop.name}",
         "",
         "> Chat, text to image and speech over HTTP, with one API key.",
         "",
@@ -67,7 +75,7 @@ def llms_text(name: str, origin: str) -> str:
         "## Pages",
         "",
     ]
-    for path, (title, purpose) in PAGES.items():
+    for path, (title, purpose) in pages.items():
         lines.append(f"- [{title}]({_markdown_url(origin, DEFAULT, path)}): {purpose}")
     lines += [
         "",
@@ -85,7 +93,7 @@ def llms_text(name: str, origin: str) -> str:
             gettext = translations(lang).gettext
             lines += [
                 f"- [{gettext(title)}]({_markdown_url(origin, lang, path)}): {LANGUAGES[lang]}"
-                for path, (title, _) in PAGES.items()
+                for path, (title, _) in pages.items()
                 if path != "/"
             ]
     return "\n".join(lines) + "\n"
@@ -132,7 +140,7 @@ async def operation_markdown(request: Request) -> Response:
 HANDLERS: list[Handler] = [
     *(
         reads(f"/{{lang:lang}}{MARKDOWN_PATHS[page.path]}")(markdown_version(page))
-        for page in (home, guide, errors, reference, models, prices, status, check)
+        for page in (home, guide, errors, limits, reference, models, prices, status, check, changelog)
     ),
     operation_markdown,
     llms,

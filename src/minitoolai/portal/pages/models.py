@@ -41,6 +41,15 @@ KINDS: dict[str, tuple[str, type, str, str, str]] = {
 }
 
 
+#: What the price in the list is for.
+UNITS = {
+    "embeddings": N_("Input"),
+    "image": N_("Per image"),
+    "speech": N_("Per million characters"),
+    "transcription": N_("Per minute"),
+}
+
+
 class ModelRow(msgspec.Struct, frozen=True):
     """A model with its traffic by day, and the sum of the last days."""
 
@@ -83,7 +92,7 @@ async def _by_kind(page: PageRequest) -> dict[str, list[ModelRow]]:
 @page("/models")
 async def models(page: PageRequest) -> Response:
     """List the models by kind."""
-    return page.render("models/list.html", rows=await _by_kind(page), kinds=KINDS, days=FIGURE_DAYS)
+    return page.render("models/list.html", rows=await _by_kind(page), kinds=KINDS, units=UNITS, days=FIGURE_DAYS)
 
 
 @page("/models/{name:path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import cast
 from urllib.parse import quote
 
 import msgspec
@@ -13,6 +14,7 @@ from minitoolai.core.roles import ACTIONS, ALLOWED, ROLES, Role
 from minitoolai.portal.amounts import amount_text, read_amount
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.names import isolate_text
+from minitoolai.portal.pages.account import UNDELETED
 from minitoolai.portal.pages.auth import can_mail, email_composer, read_email, read_new_password, wait_for_email_s
 from minitoolai.portal.proofs import wait_to_prove_s
 from minitoolai.portal.request import PageRequest, restore_draft
@@ -62,6 +64,7 @@ LOG_NAMES = {
     "billing_address": N_("Changed the billing address"),
     "notices": N_("Changed notices"),
     "checkout": N_("Started a payment"),
+    "delete_account": N_("Deleted the account"),
 }
 
 
@@ -217,6 +220,24 @@ async def hand_over(page: PageRequest) -> Response:
     return _outcome(page, refusal, page.gettext("The account has a new owner. You are an admin now."))
 
 
+@form("/team/delete", access="user", action="own")
+async def delete_account(page: PageRequest) -> Response:
+    """Delete the account, if the password is right. The page Account does it for the user who opened it."""
+    if page.member.account_id == page.member.user_id:
+        return page.redirect("/account")
+    password = page.form.pop_password("password_delete")
+    if wait_s := await wait_to_prove_s(page):
+        return too_many_requests(page, wait_s)
+    if not await page.site.users.verify_password(page.member, password):
+        page.form.add_error("password_delete", page.gettext("Wrong password."))
+        return await _render(page, 422)
+    result = await page.site.teams.delete_account(page.actor)
+    if result == "done":
+        return page.redirect("/team/accounts", flash=page.gettext("The account was deleted."))
+    message = UNDELETED[result] if result in UNDELETED else REFUSALS[cast(Refusal, result)]
+    return page.redirect("/team", flash=page.gettext(message), kind="bad")
+
+
 # ── budgets ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -322,6 +343,6 @@ async def leave(page: PageRequest) -> Response:
 
 
 HANDLERS: list[Handler] = [
-    team, invite, withdraw, invitation_page, accept, change_member, remove, hand_over, create_budget, budget_page,
-    save_budget, delete_budget, team_log, accounts_page, switch, leave,
+    team, invite, withdraw, invitation_page, accept, change_member, remove, hand_over, delete_account, create_budget,
+    budget_page, save_budget, delete_budget, team_log, accounts_page, switch, leave,
 ]  # fmt: skip

@@ -5,16 +5,14 @@ from __future__ import annotations
 from babel import Locale
 from starlette.responses import Response
 
-from minitoolai.accounts.keys import renew_page_key
 from minitoolai.core.errors import ServiceError
-from minitoolai.core.models import Caller, KeyRules
 from minitoolai.http.errors import status_of
 from minitoolai.http.streaming import run_and_charge, watch_disconnect
 from minitoolai.http.uploads import Form
 from minitoolai.portal.error_words import WORDS
 from minitoolai.portal.forms import FormData
 from minitoolai.portal.i18n import LANGUAGES
-from minitoolai.portal.pages.playground import KEY_LIMIT, KEY_MS, new_page_key, offers_of, render_studio
+from minitoolai.portal.pages.playground import KEY_LIMIT, offers_of, page_caller, render_studio
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, PageHandler, page, too_many_requests
 from minitoolai.transcription.formats import FinishedTranscript
@@ -55,7 +53,7 @@ async def _transcribe(page: PageRequest, form: Form) -> Response:
         form.fields.pop(name, None)
     request = parse_transcription(form, "translate" if page.form["task"] == "translate" else "transcribe")
     service = page.site.transcription.service
-    run = await service.begin(await _caller(page), request)
+    run = await service.begin(await page_caller(page), request)
     run.cancellation.arm()
     watcher = watch_disconnect(run, page.request.receive)
     try:
@@ -65,15 +63,6 @@ async def _transcribe(page: PageRequest, form: Form) -> Response:
     if isinstance(result, FinishedTranscript):
         return _show(page, text=result.text, cost=run.cost_so_far())
     return _show(page, fault=result)
-
-
-async def _caller(page: PageRequest) -> Caller:
-    """Return the caller of a request of this page, with a key of its own as the scripts of the studio have."""
-    now_ms = page.site.clock.now_ms()
-    rules = KeyRules(expires_ms=now_ms + KEY_MS, for_pages=True)
-    made = new_page_key(page, rules)
-    await page.site.writer.run(lambda connection: renew_page_key(connection, made.row, now_ms))
-    return await page.site.keys.verify(made.text)
 
 
 def _show(

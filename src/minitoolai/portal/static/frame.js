@@ -53,9 +53,8 @@ window.addEventListener("pageshow", () => {
   for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
 });
 
-// On a phone the bar of pages is wider than the screen: show the part in which this page is.
-const tab = document.querySelector(".tabs [aria-current]");
-if (tab) {
-  const bar = tab.parentElement;
-  bar.scrollLeft = tab.offsetLeft - bar.offsetLeft - (bar.clientWidth - tab.offsetWidth) / 2;
+// On a phone these bars are wider than the screen: show the part in which this page is.
+for (const here of document.querySelectorAll(":is(.tabs, .choice) [aria-current]")) {
+  const bar = here.parentElement;
+  bar.scrollLeft = here.offsetLeft - bar.offsetLeft - (bar.clientWidth - here.offsetWidth) / 2;
 }

@@ -55,6 +55,7 @@ async function ask(signal) {
     field("picture").src = here(state.image_url);
     field("picture").alt = body.prompt;
     field("caption").textContent = `${state.model}, ${field("caption").dataset.seed} ${state.seed}`;
+    field("file").href = here(state.image_url);
     field("figure").hidden = false;
     await showCost(state.generation);
   } finally {

@@ -69,13 +69,21 @@ export async function call(path, body, signal) {
   throw refusal(told.error ?? told);
 }
 
-export async function showCost(name) {
+// What the server knows of a request: its tokens and its cost. Null if it cannot be read.
+export async function generationOf(name) {
   const headers = { authorization: `Bearer ${await freshKey()}` };
   const answer = await fetch(`/v1/generations/${encodeURIComponent(name)}`, { headers });
-  if (!answer.ok) return;
-  const made = await answer.json();
+  return answer.ok ? answer.json() : null;
+}
+
+export function dollars(amount) {
   const style = { style: "currency", currency: "USD", minimumFractionDigits: 2, maximumFractionDigits: 9 };
-  cost.textContent = `${said.cost}: ${new Intl.NumberFormat(said.lang, style).format(made.cost)} · ${made.id}`;
+  return new Intl.NumberFormat(said.lang, style).format(amount);
+}
+
+export async function showCost(name) {
+  const made = await generationOf(name);
+  if (made) cost.textContent = `${said.cost}: ${dollars(made.cost)} · ${made.id}`;
 }
 
 // Shows the program for what the form says now.
@@ -92,9 +100,17 @@ export function studio(kind, request, ask) {
   let abort = null;
   stop.addEventListener("click", () => abort?.abort());
   form.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+    if (event.key !== "Enter") return;
+    const isChosen = event.ctrlKey || event.metaKey;
+    // Enter that ends the input of a character (IME) belongs to the character. On a touch screen, Enter breaks the line.
+    const isComposing = event.isComposing || event.keyCode === 229;
+    const isPlain = event.target.dataset.enter === "send" && !event.shiftKey && !event.altKey && !isComposing;
+    if (!isChosen && (!isPlain || matchMedia("(pointer: coarse)").matches)) return;
+    event.preventDefault();
+    form.requestSubmit(send);
   });
   form.addEventListener("submit", async (event) => {
+    if (event.submitter?.hasAttribute("formaction")) return;
     event.preventDefault();
     if (abort) return;
     abort = new AbortController();

@@ -248,6 +248,35 @@ def traffic_by(
     return [(row[0], Traffic(*map(int, row[1:]))) for row in rows]
 
 
+def traffic_by_account(
+    connection: Connection, from_day: int, only: Filter, after: int, limit: int
+) -> tuple[list[tuple[str | int, Traffic]], int | None]:
+    """Return the traffic since a day of the next `limit` accounts that ever had any, by number, and the last of them.
+
+    The accounts are found one by one in the primary key, so a page reads the rows of `limit` accounts only. Those
+    without traffic since that day are left out. The last is None if no accounts follow.
+    """
+    found = connection.execute(
+        "WITH RECURSIVE listed (id, n) AS (SELECT (SELECT min(account_id) FROM traffic_days WHERE account_id > ?), 1"
+        " UNION ALL SELECT (SELECT min(t.account_id) FROM traffic_days t WHERE t.account_id > listed.id), n + 1"
+        f" FROM listed WHERE listed.id IS NOT NULL AND n <= {limit:d})"
+        " SELECT id FROM listed WHERE id IS NOT NULL ORDER BY id",
+        (max(after, ALL),),
+    )
+    accounts = [int(row[0]) for row in found[:limit]]
+    if not accounts:
+        return [], None
+    given = {name: value for name in ("model", "engine") if (value := getattr(only, name)) is not None}
+    listed = ", ".join("?" * len(accounts))
+    rows = connection.execute(
+        f"SELECT account_id, {_ADDED} FROM traffic_days WHERE account_id IN ({listed}) AND day >= ?"
+        f"{''.join(f' AND {name} = ?' for name in given)} GROUP BY account_id ORDER BY account_id",
+        (*accounts, from_day, *given.values()),
+    )
+    lines: list[tuple[str | int, Traffic]] = [(row[0], Traffic(*map(int, row[1:]))) for row in rows]
+    return lines, accounts[-1] if len(found) > limit else None
+
+
 def traffic_of_days(
     connection: Connection, days: range, by: Dimension, only: Filter, after: str | int | None, limit: int
 ) -> list[tuple[int, str | int, Traffic]]:

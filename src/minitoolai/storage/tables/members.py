@@ -139,11 +139,12 @@ def set_budget(connection: Connection, account_id: int, user_id: int, budget_id:
 
 
 def delete(connection: Connection, account_id: int, user_id: int, now_ms: int) -> bool:
-    """Delete a member with their keys and invitations in this account. Return False if the user is no member."""
+    """Delete a member with their keys, invitations and saved prompts here. Return False if the user is no member."""
     deleted = connection.execute_many(
         "DELETE FROM members WHERE account_id = ? AND user_id = ?", [(account_id, user_id)]
     )
     connection.execute("DELETE FROM invitations WHERE account_id = ? AND invited_by = ?", (account_id, user_id))
+    connection.execute("DELETE FROM saved_prompts WHERE account_id = ? AND user_id = ?", (account_id, user_id))
     revoke_keys_of(connection, account_id, user_id, now_ms)
     return bool(deleted)
 
@@ -157,7 +158,12 @@ def revoke_keys_of(connection: Connection, account_id: int, user_id: int, now_ms
 
 
 def delete_team(connection: Connection, account_id: int) -> None:
-    """Delete all members, budgets and invitations of an account, and the addresses in its log."""
+    """Delete all members of an account with their prompts, its budgets and invitations, and addresses in its log."""
+    connection.execute(
+        "DELETE FROM saved_prompts WHERE user_id IN (SELECT user_id FROM members WHERE account_id = ?)"
+        " AND account_id = ?",
+        (account_id, account_id),
+    )
     for table in ("members", "invitations", "team_budgets"):
         connection.execute(f"DELETE FROM {table} WHERE account_id = ?", (account_id,))
     connection.execute(

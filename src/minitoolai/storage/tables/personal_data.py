@@ -53,6 +53,7 @@ _SHORT = {
     "factor_resets": "user_id = ?",
     "body_settings": "account_id = ?",
     "log_exports": "account_id = ?",
+    "saved_prompts": "user_id = ?",
     # Of the account, and of its user in other accounts.
     "members": "account_id = ? OR user_id = ?",
 }
@@ -61,7 +62,7 @@ OWNED = (
     "accounts", "users", "sessions", "second_factors", "email_changes", "api_keys", "generations", "holds",
     "transfers", "refunds", "payments", "vouchers", "outbox", "responses",
     "buyers", "invoices", "subscriptions", "auto_topups", "notice_settings", "notices", "purses", "coupon_uses",
-    "members", "invitations", "team_budgets", "member_actions", "identities",
+    "members", "invitations", "team_budgets", "member_actions", "identities", "saved_prompts",
     "passkeys", "passkey_challenges", "factor_resets", "body_settings", "request_bodies",
     "log_exports",
 )  # fmt: skip

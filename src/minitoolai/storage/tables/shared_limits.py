@@ -5,6 +5,7 @@ A row is the time at which its bucket will be full again (GCRA), so a full bucke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from minitoolai.storage.database import Connection
@@ -57,6 +58,12 @@ def draw(connection: Connection, wanted: Draw, now_us: int) -> Drawn:
         "UPDATE shared_limits SET full_us = ? WHERE name = ?", (max(now_us, full_us + round(units * unit_us)), name)
     )
     return Drawn(units, max(available - units, 0), 0)
+
+
+def full_us_of(connection: Connection, names: Sequence[str]) -> dict[str, int]:
+    """Return when each of these buckets will be full again. Full buckets have no row."""
+    listed = ", ".join("?" * len(names))
+    return dict(connection.execute(f"SELECT name, full_us FROM shared_limits WHERE name IN ({listed})", tuple(names)))
 
 
 def refill(connection: Connection, name: str) -> None:

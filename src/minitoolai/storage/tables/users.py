@@ -119,10 +119,20 @@ def anonymize_user(connection: Connection, account_id: int, now_ms: int) -> None
     connection.execute(
         "UPDATE users SET deleted_ms = ?, suspended_reason = NULL WHERE account_id = ?", (now_ms, account_id)
     )
+    close_account(connection, account_id, now_ms)
+
+
+def close_account(connection: Connection, account_id: int, now_ms: int) -> None:
+    """Revoke all keys of an account, and delete its members, invitations and budgets."""
     for key in accounts.keys_of(connection, account_id) + accounts.keys_of(connection, account_id, for_pages=True):
         accounts.revoke_key(connection, key.id, now_ms)
     connection.execute("UPDATE api_keys SET name = '' WHERE account_id = ?", (account_id,))
     members.delete_team(connection, account_id)
+
+
+def name_without_person(account_id: int) -> str:
+    """Return what takes the place of the address of a user who was erased, in an account that others own."""
+    return f"account-{account_id}"
 
 
 def forget_person(connection: Connection, user_id: int, name: str, now_ms: int) -> None:
@@ -355,6 +365,19 @@ def erase_personal_data(
     email = connection.execute("SELECT email FROM users WHERE account_id = ?", (account_id,))
     consume_links(connection, email[0][0] if email else "")
     anonymize_user(connection, account_id, now_ms)
+    _erase_contents(connection, account_id, redacted_requests)
+
+
+def erase_account(
+    connection: Connection, account_id: int, redacted_requests: list[tuple[str, int]], now_ms: int
+) -> None:
+    """Erase an account like `erase_personal_data`, but leave the sign-in of the user who opened it."""
+    connection.select_by_ids("SELECT id FROM accounts WHERE id IN (…)", [account_id], lock=True)
+    close_account(connection, account_id, now_ms)
+    _erase_contents(connection, account_id, redacted_requests)
+
+
+def _erase_contents(connection: Connection, account_id: int, redacted_requests: list[tuple[str, int]]) -> None:
     connection.execute_many("UPDATE generations SET request = ? WHERE id = ?", redacted_requests)
     connection.execute(
         "UPDATE generations SET result = NULL, webhook_url = NULL, error = NULL WHERE account_id = ?", (account_id,)

@@ -17,6 +17,7 @@ from minitoolai.portal.charts import Column, column_chart, escape_formula, row_c
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, page
+from minitoolai.portal.site import MAX_RANKED
 from minitoolai.storage.database import Connection
 from minitoolai.storage.insight.traffic import (
     Dimension,
@@ -27,6 +28,7 @@ from minitoolai.storage.insight.traffic import (
     emails_of,
     refunds_since,
     traffic_by,
+    traffic_by_account,
     traffic_by_day,
     traffic_of_days,
 )
@@ -45,7 +47,9 @@ DayLine = tuple[int, str | int, Traffic]
 #: Bars of a column, from the bottom up.
 Amounts = tuple[tuple[str, int], ...]
 #: Lines of the table, and bars of its chart. The file has all lines.
-MAX_ROWS, MAX_BARS = 20, 8
+MAX_ROWS, MAX_BARS = MAX_RANKED, 8
+#: Lines of a page of all customers by number.
+PAGE_ROWS = 25
 #: Lines of a file in one read, and days, unless they have more lines.
 FILE_ROWS, FILE_DAYS = 1_000, 30
 COLUMNS = (
@@ -61,8 +65,21 @@ async def dashboard(page: PageRequest) -> Response:
     today = page.site.clock.now_ms() // MS_PER_DAY
     from_day, dimension = today - days + 1, DIMENSIONS[by][0]
 
+    # All customers together: their number has no bound, so the best are added up in the background, and the others
+    # listed page by page.
+    is_ranked = by == "customer" and only.account_id is None
+    after = page.query_number("after") if is_ranked else None
+    ranking = await page.site.rankings.top(from_day, only) if is_ranked and after is None else None
+    older: int | None = None
+
     def read(connection: Connection) -> tuple[dict[int, Traffic], list[tuple[str | int, Traffic]], dict[int, str]]:
-        lines = traffic_by(connection, dimension, from_day, only, MAX_ROWS)
+        nonlocal older
+        if after is not None:
+            lines, older = traffic_by_account(connection, from_day, only, after, PAGE_ROWS)
+        elif is_ranked:
+            lines = ranking.lines if ranking is not None else []
+        else:
+            lines = traffic_by(connection, dimension, from_day, only, MAX_ROWS)
         accounts = {name for name, _ in lines if isinstance(name, int)} | {only.account_id or 0}
         refunds = refunds_since(connection, dimension, from_day, only)
         by_day = deduct(traffic_by_day(connection, from_day, only), ((key[0], one) for key, one in refunds.items()))
@@ -70,7 +87,8 @@ async def dashboard(page: PageRequest) -> Response:
         return by_day, list(by_line.items()), emails_of(connection, sorted(accounts))
 
     by_day, lines, emails = await page.report(read)
-    lines.sort(key=lambda line: -line[1].cost)
+    if after is None:
+        lines.sort(key=lambda line: -line[1].cost)
     named = [(name, emails.get(cast(int, name), str(name)), sums) for name, sums in lines]
     money, number = page.formatter.money, page.formatter.number
     total = add_up(by_day.values())
@@ -88,6 +106,7 @@ async def dashboard(page: PageRequest) -> Response:
         money_chart=column_chart(chart(_money), money), request_chart=column_chart(chart(_results), number),
         time_chart=column_chart(chart(_times), lambda ms: number(ms) + " ms"),
         line_chart=row_chart([Column(name, _money(sums)) for _, name, sums in named[:MAX_BARS]], money),
+        is_ranked=is_ranked, ranking=ranking, after=after, older=older, most=MAX_ROWS,
     )  # fmt: skip
 
 
