@@ -1,4 +1,4 @@
-"""Static files have URLs that change with their content."""
+"""Static files have URLs that change with their content, and languages share compiled templates."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import gzip
 from pathlib import Path
 
 import pytest
+from jinja2 import DictLoader
 
-from minitoolai.portal.site import NAVIGATION, StaticFiles
+from minitoolai.portal.site import NAVIGATION, CompiledTemplates, StaticFiles, language_environment
 
 
 @pytest.fixture
@@ -50,3 +51,25 @@ def test_a_template_cannot_link_to_a_file_that_does_not_exist(folder: Path) -> N
 
 def test_only_admins_see_the_link_to_the_admin_pages() -> None:
     assert {entry.path for entry in NAVIGATION if entry.access == "admin"} == {"/admin"}
+
+
+def test_languages_share_compiled_templates_but_neither_texts_nor_formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The arguments of the filters are constant, so that Jinja would apply them when it compiles the template.
+    source = "{% trans %}Sign in{% endtrans %} {{ _('Keys') }} {{ 1234567.5 | number }} {{ 5000000000 | money }}"
+    shown, compiled, sources = {}, CompiledTemplates(), DictLoader({"a.html": source})
+    compilations = []
+    for lang in ("de", "en", "fr"):
+        environment = language_environment(lang, compiled)
+        monkeypatch.setattr(environment, "loader", sources)
+        compile_ = environment.compile
+        monkeypatch.setattr(environment, "compile", lambda *a, run=compile_: (compilations.append(a), run(*a))[1])
+        shown[lang] = environment.get_template("a.html").render()
+    assert shown == {
+        "de": "Anmelden Schlüssel 1.234.567,5 5,00\xa0$",
+        "en": "Sign in Keys 1,234,567.5 $5.00",
+        "fr": "Se connecter Clés 1\u202f234\u202f567,5 5,00\xa0$US",
+    }
+    assert len(compilations) == 1
+    sources.mapping["a.html"] = "{{ 1.5 | number }}"
+    assert environment.get_template("a.html").render() == "1,5"
+    assert len(compilations) == 2
