@@ -55,6 +55,10 @@ class FleetEngine:
     is_up = True
     max_images = 0
 
+    def lora_names(self, model: str) -> frozenset[str]:
+        """Return no names."""
+        return frozenset()
+
     def __init__(self, rows: int, draw_s: float) -> None:
         self.max_concurrency, self._draw_s = rows, draw_s
 
@@ -125,6 +129,7 @@ async def fleet_of(
             services = JobServices(database, writer, clock, store, events)
             state = WorkerState(name=f"worker-{number:03}", single_process=False)
             worker = ImageWorker(catalog, {"fleet": FleetEngine(rows, draw_s)}, services, state)
+            worker.only_draws = True
             if number < LISTENERS:
                 registration = ProcessRegistration(
                     database.fleet_url,  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from minitoolai.billing.audit import Auditor, shortfall_limit
+from minitoolai.billing.audit_position import AuditPosition
 from minitoolai.billing.charging import Bound, Charging
 from minitoolai.billing.selling import plans
 from minitoolai.core.catalog.loader import parse_catalog
@@ -223,6 +224,14 @@ def lawless_url(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture
+def unchecked(tmp_path: Path) -> Iterator[TemporaryBooks]:
+    """Create books that are not checked at the end."""
+    books = TemporaryBooks(new_file(tmp_path))
+    yield books
+    books.close()
+
+
+@pytest.fixture
 def lawless(lawless_url: str) -> Iterator[TemporaryBooks]:
     """Empty the database without constraints. Not the fixture `books`, which checks the ledger at its end."""
     books = TemporaryBooks(emptied(lawless_url))
@@ -249,6 +258,34 @@ def test_a_broken_invariant_makes_the_audit_exit_1_and_name_it(damaged: Path, na
 def test_a_broken_invariant_is_found_on_postgres_too(lawless: TemporaryBooks, deed: str, named: set[str]) -> None:
     damage(lawless, deed)
     assert set(lawless.broken()) == named
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "a refund forgotten",
+        "a refund larger than its transfer",
+        "a refund of another charge",
+        "a refund of more than the charge",
+        "a window that counts too much",
+        "more credit than the plan gives",
+        "a number that was never given",
+        "an invoice over more than was paid",
+        "a payment that the ledger does not know",
+    ],
+)
+@pytest.mark.parametrize("which", ["unchecked", "lawless"])
+def test_the_audit_of_each_minute_checks_new_refunds_purses_and_invoices(
+    which: str, deed: str, request: pytest.FixtureRequest
+) -> None:
+    books: TemporaryBooks = request.getfixturevalue(which)
+    position = AuditPosition()
+    now_ms = books.clock.now_ms()
+    assert position.check(books.connection, now_ms) == {}
+    damage(books, DEEDS[deed][0])
+    found = position.check(books.connection, now_ms)
+    assert set(found) == DEEDS[deed][1]
+    assert position.check(books.connection, now_ms) == found, "found again, not only once"
 
 
 def test_the_audit_of_a_broken_postgres_exits_1(lawless: TemporaryBooks, tmp_path: Path) -> None:

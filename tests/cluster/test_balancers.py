@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 OPS = Path(__file__).parent.parent.parent / "ops"
 PORT, REQUESTS = 8000, 100
 #: Longest that a caller may wait, and how many may wait longer than a second.
-LONGEST_S, MOST_SLOW = 6.0, 2
+LONGEST_S, MOST_SLOW = 3.0, 1
 
 
 @dataclass
@@ -120,7 +120,7 @@ def nginx(site: Site) -> list[str]:
 
 
 @pytest.mark.parametrize("balancer", [haproxy, nginx], ids=["haproxy", "nginx"])
-def test_a_machine_that_vanishes_costs_two_callers_a_few_seconds(site: Site, balancer: Any) -> None:
+def test_a_machine_that_vanishes_costs_at_most_one_caller_more_than_a_second(site: Site, balancer: Any) -> None:
     command = balancer(site)
     url = f"http://{site.on('lb').address}:8080"
     process = site.on("lb").popen(command)
@@ -143,7 +143,7 @@ def test_a_machine_that_vanishes_costs_two_callers_a_few_seconds(site: Site, bal
         eventually(lambda: _is_ready(site, f"http://{site.on('api1').address}:{PORT}"), within_s=30)
 
 
-def test_a_server_that_lost_its_database_is_not_ready_within_4_s_and_refuses_within_4_s(site: Site) -> None:
+def test_a_server_that_lost_its_database_is_not_ready_and_refuses_within_3_s(site: Site) -> None:
     url = f"http://{site.on('api2').address}:{PORT}"
     with site.on("client").here():
         assert site.ask(url)[0] == 200
@@ -153,8 +153,8 @@ def test_a_server_that_lost_its_database_is_not_ready_within_4_s_and_refuses_wit
             status, took_s = site.ask(url)
             print(f"the first request after the loss: {status} after {took_s:.1f} s")
             assert status == 503
-            assert took_s < 5
-            eventually(lambda: not _is_ready(site, url), within_s=5, every_s=0.1)
+            assert took_s < 3.5
+            eventually(lambda: not _is_ready(site, url), within_s=1, every_s=0.1)
             print(f"not ready {time.monotonic() - began_s:.1f} s after the loss")
         finally:
             site.on("db").heal()

@@ -80,7 +80,7 @@ def test_a_read_gives_up_3_s_after_a_silent_loss_and_works_again_when_the_cable_
             database.read(lambda connection: connection.execute("SELECT 1"))
         took_s = time.monotonic() - began_s
         print(f"the first statement gave up after {took_s:.1f} s")
-        assert 2.0 < took_s < 5.0
+        assert 2.0 < took_s < 3.5
         api.heal()
         eventually(lambda: _answers(database), within_s=10)
 
@@ -97,7 +97,7 @@ def _answers(database: Database) -> bool:
         return False
 
 
-def test_a_process_is_not_ready_within_4_s_of_a_silent_loss_and_ready_again_after_it(
+def test_a_process_is_not_ready_within_3_s_of_a_silent_loss_and_ready_again_after_it(
     machines: Network, postgres: Cluster
 ) -> None:
     api = machines.machines["api"]
@@ -112,7 +112,7 @@ def test_a_process_is_not_ready_within_4_s_of_a_silent_loss_and_ready_again_afte
         eventually(lambda: registration.why_not_ready() is not None, within_s=10)
         took_s = time.monotonic() - began_s
         print(f"not ready after {took_s:.1f} s: {registration.why_not_ready()}")
-        assert took_s < 4.0
+        assert took_s < 3.0
         api.heal()
         eventually(lambda: registration.why_not_ready() is None, within_s=15)
     finally:
@@ -175,7 +175,7 @@ def test_the_client_side_gives_up_on_silence(cluster: Cluster) -> None:
     with session.connect(cluster.url("postgres")) as opened:
         ends = socket.socket(fileno=socket.dup(opened.fileno()))
         with ends:
-            assert ends.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == session.SILENCE_LIMIT_S * 1000
+            assert ends.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 2500
         rows = opened.execute("SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp_%' ORDER BY name").fetchall()
         assert dict(rows) == {
             "tcp_keepalives_count": "3",

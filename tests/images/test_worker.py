@@ -5,9 +5,16 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from minitoolai.core.models import Balance
-from minitoolai.storage.tables import jobs
-from tests.support.books import TemporaryBooks
+import pytest
+
+from minitoolai.core.models import Balance, NewGeneration
+from minitoolai.images import worker as worker_module
+from minitoolai.images.worker import WATCHERS, steps_every_s
+from minitoolai.ledger.rules import decide
+from minitoolai.ledger.types import Operation
+from minitoolai.storage.database import Connection
+from minitoolai.storage.tables import jobs, ledger
+from tests.support.books import TemporaryBooks, hold, settle
 from tests.support.studio import PRICE, Gate, Studio, at_once
 
 
@@ -102,3 +109,46 @@ def test_the_steps_of_a_running_job_are_written_for_other_processes(books: Tempo
             assert (await studio.end(job)).state == "succeeded"
 
     Studio(books, tmp_path).run(test, with_worker=False)
+
+
+@pytest.mark.parametrize(("workers", "every_s"), [(1, 0.5), (50, 0.5), (100, 1.0), (200, 2.0), (1000, 2.0)])
+def test_a_large_fleet_publishes_steps_more_rarely(workers: int, every_s: float) -> None:
+    assert steps_every_s(workers) == every_s
+
+
+@pytest.mark.parametrize(("rank", "recovers"), [(WATCHERS - 1, True), (WATCHERS, False)])
+def test_only_the_first_workers_of_a_fleet_look_for_abandoned_jobs(
+    books: TemporaryBooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, recovers: bool
+) -> None:
+    monkeypatch.setattr(worker_module, "SWEEP_EVERY_S", 0.05)
+    account = books.account(PRICE)
+
+    async def test(studio: Studio) -> None:
+        async with studio.worker(single_process=False) as worker:
+            worker.only_draws = True
+            for name in range(rank):
+                # Their names come before that of this worker.
+                await studio.writer.run(
+                    lambda connection, name=name: jobs.register_worker(  # type: ignore[misc]
+                        connection, name=f"a{name}", offers={}, now_ms=studio.clock.lease_ms()
+                    )
+                )
+            worker.registered_anew()
+            async with asyncio.timeout(5):
+                while worker.state.fleet.rank != rank:
+                    await asyncio.sleep(0.01)
+            abandoned = NewGeneration(
+                "image", "drawn elsewhere", "fake", 0, 1, "running", request="{}", seed=1, size="1"
+            )
+            await studio.writer.run(lambda connection: place(connection, hold(77, account, 1, generation=abandoned)))
+            await asyncio.sleep(0.5)
+            assert books.rows("SELECT state FROM generations WHERE id = 77") == [("queued" if recovers else "running",)]
+            await studio.writer.run(lambda connection: place(connection, settle(77, account, 0)))
+
+    Studio(books, tmp_path).run(test, with_worker=False)
+
+
+def place(connection: Connection, operation: Operation) -> None:
+    """Apply an operation, and let the lease of a running job expire."""
+    ledger.apply(connection, [operation], decide)
+    connection.execute("UPDATE generations SET attempt = 1, lease_until_ms = 5 WHERE state = 'running'")

@@ -103,8 +103,9 @@ MODULES = (
     notices,
     subscriptions,
 )
-#: Tables with few rows: one for each worker that is alive, and one for each day. `turns` is one conversation.
-SMALL = {"workers", "worker_steps", "free", "archived_days", "turns"}
+#: Tables with few rows: one for each worker that is alive, each day, and each series of invoices. `turns` is one
+#: conversation.
+SMALL = {"workers", "worker_steps", "free", "archived_days", "turns", "invoice_series", "s"}
 #: Indexes of small tables and partial ones over what is in progress, which may be read from one end to the other.
 IN_PROGRESS = {
     "ix_holds_pending", "ix_generations_queue", "ix_generations_queued", "ix_generations_drawn", "ix_outbox_due",
@@ -138,6 +139,7 @@ MAY_SCAN = {
     "selling.notices.crossings": "accounts that want notices, a row for each customer who does",
     "selling.notices.keys_with_budgets": "keys of those accounts, twice a minute, page by page",
     "selling.purses.wrong_purses": "part of the audit; a row for each open plan, and one look at each purse",
+    "selling.purses.wrong_open_purses": "part of the audit; every account, as its balances are",
     "selling.purses.purse_owners": "every purse, for the audit of closed days",
     "selling.purses.insert": "the highest number of an account",
     "accounts.accounts_by_group": "a command",
@@ -245,7 +247,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(refunds.find_charge, 7).add(refunds.refunded, 4).add(refunds.refunded_each, [4])
     c.add(refunds.refund_cells, account, day, now).add(refunds.refunds_by_day, day // MS_PER_DAY)
     c.add(refunds.refunds_by_engine, day).add(refunds.charges_of_day, day // MS_PER_DAY)
-    c.add(refunds.wrong_refunds, 5)
+    c.add(refunds.wrong_refunds, 5).add(refunds.wrong_refunds_since, now)
     purse = Purse(0, account, "max", 5, 9, 5, None, None, "month", now, now + 5, 0, "open", "none", None, "plan:9", now)
     c.add(purses.lock_owner, account).add(purses.insert, purse).add(purses.find, account + 1)
     c.add(purses.by_reference, "plan:1").add(purses.open_purses, account).add(purses.purses_of, account, 5)
@@ -261,7 +263,8 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(subscriptions.insert, one).add(subscriptions.find, 9).add(subscriptions.by_ref, "sub_1")
     c.add(subscriptions.newest, account).add(subscriptions.set_ref, 9, "sub_3", now)
     c.add(subscriptions.set_state, 9, "active", now).add(subscriptions.running, 0, 5)
-    c.add(purses.purse_owners).add(purses.wrong_purses, 5).add(purses.remember_end, account)
+    c.add(purses.purse_owners).add(purses.wrong_purses, 5).add(purses.wrong_open_purses, 5)
+    c.add(purses.remember_end, account)
     plan_hold = hold(77, account, 5, now_ms=now)
     c.add(
         ledger.apply, [plan_hold, settle(77, account, 2), ExpireCredit(account, account + 1, now + MS_PER_DAY)], decide
@@ -387,7 +390,7 @@ def _add_selling(c: Calls, account: int, payment: Payment) -> None:
     c.add(invoices.invoices_of_payment, 77).add(invoices.invoices_of_account, account, 5)
     c.add(invoices.invoices_between, (0, "", 0), now, 5).add(invoices.latest_invoices, 5)
     c.add(invoices.find_buyer, account).add(invoices.save_buyer, account, invoices.Buyer("n"), now)
-    c.add(invoices.wrong_invoices, 5)
+    c.add(invoices.wrong_invoices, 5).add(invoices.wrong_invoices_since, now)
     c.add(invoices.credits_by_kind, account, now).add(invoices.usage_by_model, account, now // MS_PER_DAY)
     notice = notices.Notice(78, account, "balance.low", "2", "{}", now)
     c.add(notices.find_settings, account).add(notices.save_settings, notices.NoticeSettings(account))

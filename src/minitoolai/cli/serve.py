@@ -157,7 +157,7 @@ async def _work(services: Services, ready: Callable[[str], None]) -> bool:
     try:
         if registration is not None:
             await CONTROL.run(registration.start)
-            worker.membership, worker.listens_in_turn = registration, True
+            worker.membership, worker.only_draws = registration, True
         working.append(asyncio.create_task(worker.run()))
         ready(services.database.where)
         await signals.stopping.wait()

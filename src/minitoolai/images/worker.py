@@ -27,10 +27,13 @@ from minitoolai.storage.tables.jobs import ClaimedJob
 
 log = logging.getLogger(__name__)
 
-#: If other processes read the steps, write changed ones this often.
-WRITE_STEPS_EVERY_S = 0.5
+#: If other processes read the steps, write changed ones this often. A large fleet writes them more rarely, up to so
+#: many times a second for all of its workers together, because each of them writes a row of its own.
+WRITE_STEPS_EVERY_S, WRITE_STEPS_AT_LEAST_EVERY_S = 0.5, 2.0
+FLEET_STEPS_PER_S = 100
 REGISTER_EVERY_S = 5.0
-#: So many workers look for others that have vanished, this often. Twice missing, and its jobs are queued again.
+#: So many workers of a fleet look for others that have vanished, this often, and for abandoned jobs. Twice missing, and
+#: a worker's jobs are queued again.
 WATCHERS, WATCH_EVERY_S = 3, 1.0
 #: After the database was away, every worker has this long to open a session again.
 SETTLED_S = 10.0
@@ -47,8 +50,9 @@ class ImageWorker:
         self.outage = services.outage
         #: Of a process on a shared database, once it is registered.
         self.membership: Membership | None = None
-        #: The session listens for new jobs only, so that only the first workers of a fleet need to.
-        self.listens_in_turn = False
+        #: A process that only draws. What need not be done by each of a large fleet is done by its first workers:
+        #: listening for new jobs, and looking for abandoned ones. Nor does it ask what the others offer.
+        self.only_draws = False
         self._is_registered_anew = asyncio.Event()
         self._catalog = catalog
         self._engines = engines
@@ -107,9 +111,11 @@ class ImageWorker:
                         jobs.register_worker, name=state.name, offers=offers, now_ms=now_ms, presence=presence
                     )
                     await self._services.writer.run(change)
-                self.events.available_models = await self._services.database.read_async(jobs.available_models, now_ms)
+                if not self.only_draws:
+                    models = await self._services.database.read_async(jobs.available_models, now_ms)
+                    self.events.available_models = models
                 state.fleet = await self._services.database.read_async(jobs.fleet, state.name, now_ms)
-                if self.membership is not None and self.listens_in_turn:
+                if self.membership is not None and self.only_draws:
                     self.membership.listen(state.fleet.rank < LISTENERS)
             except (StoreError, Overloaded) as error:
                 log.warning("registering this worker failed, will retry: %s", error)
@@ -202,9 +208,10 @@ class ImageWorker:
         """Let other processes see the steps of the jobs that run here: one small row for all of them."""
         written: dict[int, int] = {}
         while True:
-            await asyncio.sleep(WRITE_STEPS_EVERY_S)
+            await asyncio.sleep(steps_every_s(self.state.fleet.size))
             steps = {job_id: attempt.step for job_id, attempt in self.state.attempts.items() if attempt.step}
-            if not steps or steps == written:
+            # Steps of jobs that have ended are read by nobody.
+            if steps.items() <= written.items():
                 continue
             try:
                 await self._services.writer.run(partial(jobs.write_steps, worker=self.state.name, steps=steps))
@@ -241,9 +248,10 @@ class ImageWorker:
     async def _sweep(self) -> None:
         while True:
             try:
-                await self.recover()
-                await self._leases.fail_waiting()
-                await self._leases.fail_barred()
+                if not self.only_draws or self.state.fleet.rank < WATCHERS:
+                    await self.recover()
+                    await self._leases.fail_waiting()
+                    await self._leases.fail_barred()
             except (StoreError, Overloaded) as error:
                 log.warning("the sweep for expired leases failed, will retry: %s", error)
             except Exception:
@@ -271,3 +279,8 @@ async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:
             await event.wait()
     except TimeoutError:
         return
+
+
+def steps_every_s(workers: int) -> float:
+    """Return how often a worker publishes its steps, in a fleet of this size."""
+    return min(max(WRITE_STEPS_EVERY_S, workers / FLEET_STEPS_PER_S), WRITE_STEPS_AT_LEAST_EVERY_S)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minitoolai.engines.images.guidance import effective_scale
+from minitoolai.engines.images.guidance import MOST_NOISE, effective_scale, guided, shown
 from minitoolai.engines.images.sketch import SketchEngine
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
@@ -87,3 +87,14 @@ def test_no_scheduler_leaves_blots_around_a_thing(
 def test_the_scale_still_counts_for_every_scheduler() -> None:
     for name in SCHEDULERS:
         assert 1 < effective_scale(2, name) <= effective_scale(7, name) <= 2.5
+
+
+def test_guidance_saturates_and_keeps_the_range_of_the_prediction() -> None:
+    assert effective_scale(1) == 1
+    assert effective_scale(2) < effective_scale(5) < effective_scale(7) <= 2.5
+    random = np.random.default_rng(1)
+    positive, negative = random.standard_normal((2, 4, 16, 16))
+    guess = guided(positive, negative, 7.0, 5.0)
+    assert np.abs(guess).max() <= np.abs(positive).max() * 1.25
+    assert (guided(positive, negative, 7.0, 0.1) == positive).all()
+    assert np.isclose((shown(positive * 9, positive * 0, 1.0) ** 2).mean(), MOST_NOISE**2)

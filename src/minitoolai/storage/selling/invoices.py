@@ -147,29 +147,45 @@ def save_buyer(connection: Connection, account_id: int, buyer: Buyer, now_ms: in
 
 # ── checks ────────────────────────────────────────────────────────────────────────────────────────────────
 
-
+_TOTALS = """
+    SELECT CAST(p.id AS TEXT), 'paid, reversed, invoiced', p.paid, p.reversed, p.total FROM (SELECT p.*,
+        (SELECT sum(CASE kind WHEN 'invoice' THEN total ELSE -total END) FROM invoices WHERE payment_id = p.id) AS total
+        FROM payments p) AS p WHERE p.paid - p.reversed <> p.total"""
+_CREDITS = """
+    SELECT CAST(p.id AS TEXT), 'credited, in the ledger', p.moved, coalesce(t.amount, 0), 0 FROM payments p
+        LEFT JOIN transfers t ON t.external_ref = 'payment:' || p.id || ':' || p.version
+        WHERE p.version > 0 AND (t.amount IS NULL OR (p.version = 1 AND t.amount <> p.moved))"""
 #: Returns series with a gap or a number too many; payments with other invoices less credit notes than was kept of them;
 #: payments without an invoice, since there are invoices; and payments without their last transfer in the ledger.
-WRONG_INVOICES = """
+WRONG_INVOICES = f"""
     SELECT s.name, 'last number, count, highest number', s.last, count(i.number), coalesce(max(i.number), 0)
         FROM invoice_series s LEFT JOIN invoices i ON i.series = s.name GROUP BY s.name, s.last
         HAVING s.last <> count(i.number) OR s.last <> coalesce(max(i.number), 0)
     UNION ALL SELECT i.series, 'without a series', i.number, 0, 0 FROM invoices i
         WHERE NOT EXISTS (SELECT 1 FROM invoice_series s WHERE s.name = i.series)
-    UNION ALL SELECT CAST(p.id AS TEXT), 'paid, reversed, invoiced', p.paid, p.reversed, i.total
-        FROM (SELECT payment_id, sum(CASE kind WHEN 'invoice' THEN total ELSE -total END) AS total FROM invoices
-        GROUP BY payment_id) i JOIN payments p ON p.id = i.payment_id WHERE p.paid - p.reversed <> i.total
+    UNION ALL {_TOTALS}
     UNION ALL SELECT CAST(p.id AS TEXT), 'without an invoice', p.paid, p.reversed, 0 FROM payments p
         WHERE p.state = 'paid' AND p.created_ms > (SELECT min(issued_ms) FROM invoices)
         AND NOT EXISTS (SELECT 1 FROM invoices i WHERE i.payment_id = p.id)
-    UNION ALL SELECT CAST(p.id AS TEXT), 'credited, in the ledger', p.moved, coalesce(t.amount, 0), 0 FROM payments p
-        LEFT JOIN transfers t ON t.external_ref = 'payment:' || p.id || ':' || p.version
-        WHERE p.version > 0 AND (t.amount IS NULL OR (p.version = 1 AND t.amount <> p.moved))"""
+    UNION ALL {_CREDITS}"""
 
 
 def wrong_invoices(connection: Connection, limit: int) -> list[Row]:
     """Return wrong numbers and totals of invoices: see WRONG_INVOICES."""
     return connection.execute(f"{WRONG_INVOICES} LIMIT {limit}")
+
+
+def wrong_invoices_since(connection: Connection, since_ms: int) -> list[Row]:
+    """Return series whose last number is not the highest, and wrong totals of payments with invoices since then."""
+    wrong = connection.execute(
+        "SELECT name, 'last number, highest number', last, highest, 0 FROM (SELECT name, last,"
+        " (SELECT max(number) FROM invoices WHERE series = invoice_series.name) AS highest FROM invoice_series) AS s"
+        " WHERE last <> coalesce(highest, 0)"
+    )
+    rows = connection.execute("SELECT payment_id FROM invoices WHERE issued_ms >= ?", (since_ms,))
+    payments = list({row[0] for row in rows})
+    wrong += connection.select_by_ids(f"{_TOTALS} AND p.id IN (…)", payments)
+    return wrong + connection.select_by_ids(f"{_CREDITS} AND p.id IN (…)", payments)
 
 
 # ── monthly statements ────────────────────────────────────────────────────────────────────────────────────

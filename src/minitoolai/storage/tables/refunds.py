@@ -147,23 +147,47 @@ def charges_of_day(connection: Connection, day: int) -> dict[int, tuple[int, int
 
 # ── audit ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-#: Returns the refunds that violate the invariant. There are few: each was made by a person.
-WRONG_REFUNDS = f"""
+_TRANSFERS = f"""
     SELECT r.generation_id, r.number, r.external_ref, r.amount, t.amount FROM refunds r
         LEFT JOIN transfers t ON t.external_ref = r.external_ref AND t.external_ref IS NOT NULL
-        WHERE t.id IS NULL OR t.kind <> 'usage_refund' OR t.amount <> r.amount OR t.credit <> r.account_id
-            OR t.debit <> {REVENUE}
-    UNION ALL SELECT NULL, NULL, t.external_ref, NULL, t.amount FROM transfers t
-        LEFT JOIN refunds r ON r.external_ref = t.external_ref
-        WHERE t.kind <> 'usage' AND t.kind = 'usage_refund' AND r.generation_id IS NULL
-    UNION ALL SELECT r.generation_id, r.number, r.external_ref, r.cost, h.settled FROM refunds r
-        JOIN holds h ON h.id = r.generation_id WHERE h.settled <> r.cost OR h.account_id <> r.account_id
-    UNION ALL SELECT r.generation_id, count(*), NULL, max(r.total), sum(r.amount) FROM refunds r
+        WHERE (t.id IS NULL OR t.kind <> 'usage_refund' OR t.amount <> r.amount OR t.credit <> r.account_id
+            OR t.debit <> {REVENUE})"""
+_CHARGES = """
+    SELECT r.generation_id, r.number, r.external_ref, r.cost, h.settled FROM refunds r
+        JOIN holds h ON h.id = r.generation_id WHERE (h.settled <> r.cost OR h.account_id <> r.account_id)"""
+_SUMS = "SELECT r.generation_id, count(*), NULL, max(r.total), sum(r.amount) FROM refunds r"
+_WRONG_SUMS = """
         GROUP BY r.generation_id
         HAVING sum(r.amount) <> max(r.total) OR sum(r.amount) > min(r.cost) OR min(r.cost) <> max(r.cost)
             OR count(*) <> max(r.number) OR min(r.number) <> 1 OR min(r.account_id) <> max(r.account_id)"""
+#: Returns the refunds that violate the invariant.
+WRONG_REFUNDS = f"""{_TRANSFERS}
+    UNION ALL SELECT NULL, NULL, t.external_ref, NULL, t.amount FROM transfers t
+        LEFT JOIN refunds r ON r.external_ref = t.external_ref
+        WHERE t.kind <> 'usage' AND t.kind = 'usage_refund' AND r.generation_id IS NULL
+    UNION ALL {_CHARGES}
+    UNION ALL {_SUMS}{_WRONG_SUMS}"""
 
 
 def wrong_refunds(connection: Connection, limit: int) -> list[Row]:
     """Return refunds without their transfer or charge, transfers without a refund, and refunds beyond the charge."""
     return connection.execute(f"{WRONG_REFUNDS} LIMIT {limit}")
+
+
+def wrong_refunds_since(connection: Connection, since_ms: int) -> list[Row]:
+    """Return the same of the generations that were refunded since then: the cost does not grow with the history."""
+    transfers = connection.execute(
+        "SELECT external_ref, amount FROM transfers"
+        " WHERE kind <> 'usage' AND kind = 'usage_refund' AND created_ms >= ?",
+        (since_ms,),
+    )
+    refunds: dict[str, int] = dict(
+        connection.select_by_ids(
+            "SELECT external_ref, generation_id FROM refunds WHERE external_ref IN (…)", [ref for ref, _ in transfers]
+        )
+    )
+    wrong: list[Row] = [(None, None, ref, None, amount) for ref, amount in transfers if ref not in refunds]
+    among = "r.generation_id IN (…)"
+    for query in (f"{_TRANSFERS} AND {among}", f"{_CHARGES} AND {among}", f"{_SUMS} WHERE {among}{_WRONG_SUMS}"):
+        wrong += connection.select_by_ids(query, list(set(refunds.values())))
+    return wrong
