@@ -186,6 +186,12 @@ class ServerProcess:
         pending = self.read(lambda c: c.execute("SELECT id, amount, progress FROM holds WHERE state = 'pending'"))
         assert pending == []
 
+    def check_settled(self, within_s: float = 15.0) -> None:
+        """Check after a test that soon no hold is pending, and that all invariants hold."""
+        pending = "SELECT count(*) FROM holds WHERE state = 'pending'"
+        eventually(lambda: self.read(lambda c: c.execute(pending)) == [(0,)], within_s=within_s)
+        assert self.read(ledger.broken_invariants) == {}
+
     def __enter__(self) -> ServerProcess:
         return self if self._process is not None else self.start()
 
