@@ -51,6 +51,7 @@ from minitoolai.storage.tables import (
     identities,
     job_inputs,
     jobs,
+    late_results,
     ledger,
     marks,
     members,
@@ -81,6 +82,7 @@ MODULES = (
     identities,
     job_inputs,
     jobs,
+    late_results,
     ledger,
     marks,
     members,
@@ -247,6 +249,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(refunds.find_charge, 7).add(refunds.refunded, 4).add(refunds.refunded_each, [4])
     c.add(refunds.refund_cells, account, day, now).add(refunds.refunds_by_day, day // MS_PER_DAY)
     c.add(refunds.refunds_by_engine, day).add(refunds.charges_of_day, day // MS_PER_DAY)
+    c.add(late_results.late_results, now).add(late_results.record, settle(4, account, 2))
     c.add(refunds.wrong_refunds, 5).add(refunds.wrong_refunds_since, now)
     purse = Purse(0, account, "max", 5, 9, 5, None, None, "month", now, now + 5, 0, "open", "none", None, "plan:9", now)
     c.add(purses.lock_owner, account).add(purses.insert, purse).add(purses.find, account + 1)

@@ -542,6 +542,21 @@ response_totals = Table(
     sqlite_strict=True,
 )
 
+#: Results that came after their hold was recovered: whole at the engine, and interrupted in the books. They are no
+#: violation, but a sign that leases end too early: a clock that is wrong, or processes that pause. Kept for a week.
+late_results = Table(
+    "late_results",
+    metadata,
+    # No foreign key refers to the generation, because archived ones are in files.
+    Column("generation_id", Int64, primary_key=True, autoincrement=False),
+    # What it would have cost, and what was charged.
+    Column("cost", Int64, nullable=False),
+    Column("charged", Int64, nullable=False),
+    Column("came_ms", Int64, nullable=False),
+    Index("ix_late_results_came_ms", "came_ms"),
+    sqlite_strict=True,
+)
+
 transfers = Table(
     "transfers",
     metadata,

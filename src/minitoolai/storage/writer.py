@@ -34,7 +34,7 @@ from minitoolai.ledger.types import (
     UnknownAccountOrHold,
 )
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.tables import ledger
+from minitoolai.storage.tables import late_results, ledger
 
 log = logging.getLogger(__name__)
 
@@ -476,6 +476,8 @@ class Writer:
                 if type(result) is Settled and result.repeated and isinstance(pending.operation, Settle):
                     differs = not ledger.carries(connection, pending.operation)
                     pending.result = msgspec.structs.replace(result, differs=differs)
+                    if differs:
+                        late_results.record(connection, pending.operation)
         for pending in batch:
             pending.is_done = True
             result = pending.result

@@ -15,8 +15,9 @@ from minitoolai.billing.audit_archive import verify_closed_day
 from minitoolai.billing.audit_days import CHAIN, OUTSIDE, budgets_before, date_of, rows_outside
 from minitoolai.billing.audit_position import CLOSED_DAY, check_books
 from minitoolai.cli.common import CLOCK, Commands, add_command, add_group, opened, read, say, write
-from minitoolai.core.clock import MS_PER_DAY
+from minitoolai.core.clock import MS_PER_DAY, generation_name
 from minitoolai.core.errors import InvalidRequest, SettingsError
+from minitoolai.core.money import short_dollars
 from minitoolai.settings import Settings
 from minitoolai.storage.archive.lock import archive_lock
 from minitoolai.storage.archive.rows import archived_until_ms
@@ -24,6 +25,7 @@ from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.object_store import build_object_store
 from minitoolai.storage.tables import audit, usage_days
 from minitoolai.storage.tables.audit import ClosedDay, Findings
+from minitoolai.storage.tables.late_results import late_results
 from minitoolai.storage.tables.ledger import INVARIANTS, SHORTFALL_LIMIT, excess_shortfalls
 
 #: Days of an account that are compared at a time.
@@ -78,6 +80,13 @@ def run_audit(settings: Settings, options: argparse.Namespace) -> int:
         say(f"{len(ALL_NAMES) if options.full else len(ALL_NAMES) - 2} invariants hold")
         if last is not None:
             say(f"closed until {date_of(last.day)}, hash {last.hash.hex()}")
+    late = read(settings, partial(late_results, since_ms=since_ms))
+    if late.number:
+        say(
+            f"note: {late.number} responses of the last day were whole at the engine and are interrupted in the books"
+            f" (${short_dollars(late.uncharged)} not charged; the last is {generation_name(late.last_id)})."
+            " Leases ended too early: `minitoolai doctor` checks the clocks. Or a process was paused or short of CPU."
+        )
     return 1 if broken else 0
 
 
