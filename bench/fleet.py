@@ -100,8 +100,7 @@ class FleetFigures:
 
 def cpu_of(cluster: Cluster) -> float:
     """Return the CPU seconds of all processes of the server, with those that have ended."""
-    assert cluster._process is not None
-    pid, total = cluster._process.pid, 0
+    pid, total = cluster.pid, 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             head, _, rest = stat.read_text().rpartition(")")

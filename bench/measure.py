@@ -64,7 +64,7 @@ class Row:
 def run(gateways: list[Gateway], plan: Plan, say: Say) -> list[Row]:
     rows = [Row(g.name, g.title, g.bills, missing=g.missing()) for g in gateways]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, ExitStack() as stack:
-        place = _start_mock(Path(folder), plan, stack)
+        place = start_mock(Path(folder), plan, stack)
         up: list[tuple[Gateway, Row, Running]] = []
         for gateway, row in zip(gateways, rows, strict=True):
             if row.missing is None and (running := _start(gateway, row, place, stack, say)):
@@ -74,16 +74,16 @@ def run(gateways: list[Gateway], plan: Plan, say: Say) -> list[Row]:
         for number in range(plan.rounds):
             for _, row, running in up:
                 say(f"round {number + 1} of {plan.rounds}: {row.title}")
-                row.plain.append(_load(row, running, plan, callers=plan.callers, stream=False))
-                row.stream.append(_load(row, running, plan, callers=plan.streams, stream=True))
-                row.alone.append(_load(row, running, plan, callers=1, stream=True))
+                row.plain.append(load(row, running, plan, callers=plan.callers, stream=False))
+                row.stream.append(load(row, running, plan, callers=plan.streams, stream=True))
+                row.alone.append(load(row, running, plan, callers=1, stream=True))
         for gateway, row, running in up:
             row.rss_mb = rss_mb_of(running.child.pid) if running.child else None
             _check_books(gateway, row, running)
     return rows
 
 
-def _start_mock(folder: Path, plan: Plan, stack: ExitStack) -> Place:
+def start_mock(folder: Path, plan: Plan, stack: ExitStack) -> Place:
     full, lean = free_port(), free_port()
     command = [sys.executable, "-m", "bench.mock", str(full), str(lean)]
     child = Child(command, log=folder / "mock.log", cores=plan.load_cores)
@@ -109,11 +109,11 @@ def _start(gateway: Gateway, row: Row, place: Place, stack: ExitStack, say: Say)
 def _warm_up(row: Row, running: Running, plan: Plan) -> None:
     """Run each kind of load briefly. Its responses count only for the check of the accounts."""
     brief = replace(plan, seconds=min(1.0, plan.seconds))
-    _load(row, running, brief, callers=plan.callers, stream=False)
-    _load(row, running, brief, callers=plan.streams, stream=True)
+    load(row, running, brief, callers=plan.callers, stream=False)
+    load(row, running, brief, callers=plan.streams, stream=True)
 
 
-def _load(row: Row, running: Running, plan: Plan, *, callers: int, stream: bool) -> Sample:
+def load(row: Row, running: Running, plan: Plan, *, callers: int, stream: bool) -> Sample:
     seconds = plan.seconds
     command = [sys.executable, "-m", "bench.load", "--port", str(running.port), "--key", running.key]
     command += ["--seconds", str(seconds), "--callers", str(callers)]

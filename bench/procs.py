@@ -47,6 +47,19 @@ def cpu_s_of(pid: int) -> float:
     return ticks / _TICKS
 
 
+def wakeups_of(pid: int) -> int:
+    """Return how often threads of the tree have waited: their voluntary context switches."""
+    count = 0
+    for each in tree_of(pid):
+        for status in Path(f"/proc/{each}/task").glob("*/status"):
+            try:
+                lines = status.read_text().splitlines()
+            except FileNotFoundError:
+                continue
+            count += sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+    return count
+
+
 def rss_mb_of(pid: int) -> float:
     """Return the resident memory of the whole tree, in MB."""
     pages = 0

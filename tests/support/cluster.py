@@ -113,6 +113,12 @@ class Cluster:
                 assert time.monotonic() < give_up_s, "PostgreSQL did not start within a minute"
                 time.sleep(0.05)
 
+    @property
+    def pid(self) -> int:
+        """The process ID of the server, the parent of all its processes."""
+        assert self._process is not None
+        return self._process.pid
+
     def local(self, database: str) -> str:
         """The address of a database here for this test, whichever machine the server runs on."""
         return f"postgresql://{USER}@/{database}?host={self.folder}&port={self.port}"
