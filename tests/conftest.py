@@ -49,6 +49,9 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(cluster: Cluster) -> str:
+def postgres_url(cluster: Cluster) -> Iterator[str]:
     """Return the URL of a migrated database that tests share; each test empties it before it begins."""
-    return cluster.books()
+    from tests.support.books import kept_open
+
+    with kept_open(cluster.books()) as url:
+        yield url

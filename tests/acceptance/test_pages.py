@@ -17,6 +17,7 @@ from tests.support.server import ServerProcess
 # Measures how long pages take.
 pytestmark = [pytest.mark.acceptance, pytest.mark.timing]
 TRIES = 3
+LIMIT_MS = 50
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +42,12 @@ def test_no_page_is_left_out() -> None:
 
 @pytest.mark.parametrize("path", [*OPEN, *CLOSED])
 def test_a_page_takes_fifty_milliseconds_at_the_median(crowded: Visitor, path: str) -> None:
-    """Measure wall-clock time; other work on the machine lengthens it, so the best of several medians counts."""
+    """Measure wall-clock time; other work on the machine lengthens it, so one good median of several is enough."""
     visitor = Visitor(crowded.server) if path in OPEN and path != "/docs" else crowded
-    best = min(median_ms(visitor, address(crowded, path)) for _ in range(TRIES))
-    assert best <= 50, f"{best:.1f} ms"
+    seen_ms: list[float] = []
+    while not seen_ms or (seen_ms[-1] > LIMIT_MS and len(seen_ms) < TRIES):
+        seen_ms.append(median_ms(visitor, address(crowded, path)))
+    assert seen_ms[-1] <= LIMIT_MS, seen_ms
 
 
 @pytest.mark.parametrize("path", CLOSED)

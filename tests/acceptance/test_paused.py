@@ -232,7 +232,7 @@ def catalog(upstream: Upstream) -> str:
 def test_one_of_two_processes_is_paused_and_the_other_recovers_its_holds(
     tmp_path: Path, cluster: Cluster, catalog: str
 ) -> None:
-    env = {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create()), "MINITOOLAI_SECRET_KEY": "x" * 32}
+    env = {"MINITOOLAI_DATABASE_URL": cluster.books(), "MINITOOLAI_SECRET_KEY": "x" * 32}
 
     clocks = []
 

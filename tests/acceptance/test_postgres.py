@@ -64,7 +64,7 @@ def check_streams(account: Account, seen: list[Seen]) -> None:
 
 
 def test_a_rolling_restart_breaks_none_of_200_streams(tmp_path: Path, cluster: Cluster) -> None:
-    server = new_server(tmp_path, cluster.url(cluster.create()))
+    server = new_server(tmp_path, cluster.books())
     with server.start("--workers", "2"):
         account = server.account("100")
         before = children_of(server.pid)
@@ -92,7 +92,7 @@ def test_a_rolling_restart_breaks_none_of_200_streams(tmp_path: Path, cluster: C
 
 
 def test_two_servers_behind_one_port_hand_over_without_breaking_a_stream(tmp_path: Path, cluster: Cluster) -> None:
-    url = cluster.url(cluster.create())
+    url = cluster.books()
     old = new_server(tmp_path / "old", url, MINITOOLAI_REUSE_PORT="1", MINITOOLAI_SECRET_KEY="x" * 32)
     new = new_server(tmp_path / "new", url, MINITOOLAI_REUSE_PORT="1", MINITOOLAI_SECRET_KEY="x" * 32)
     old.settings = new.settings = old.settings.__class__(
@@ -117,7 +117,7 @@ def test_two_servers_behind_one_port_hand_over_without_breaking_a_stream(tmp_pat
 
 
 def test_no_process_outlives_a_killed_parent_and_its_streams_complete(tmp_path: Path, cluster: Cluster) -> None:
-    server = new_server(tmp_path, cluster.url(cluster.create())).start("--workers", "2")
+    server = new_server(tmp_path, cluster.books()).start("--workers", "2")
     account = server.account("100")
     children = children_of(server.pid)
     seen = asyncio.run(stream_all(account, server.kill))
@@ -127,7 +127,7 @@ def test_no_process_outlives_a_killed_parent_and_its_streams_complete(tmp_path: 
 
 
 def test_holds_of_a_dead_process_are_recovered_by_the_others(tmp_path: Path, cluster: Cluster) -> None:
-    server = new_server(tmp_path, cluster.url(cluster.create()))
+    server = new_server(tmp_path, cluster.books())
     with server.start("--workers", "2"):
         account = server.account("100")
         victim = min(children_of(server.pid))

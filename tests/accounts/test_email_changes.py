@@ -9,13 +9,13 @@ import pytest
 
 from minitoolai.accounts.email_changes import LINK_MS, EmailChanges
 from minitoolai.accounts.mail import Letter
-from minitoolai.accounts.passwords import Passwords
 from minitoolai.accounts.second_factors import SecondFactors
 from minitoolai.accounts.users import Users
 from minitoolai.core.models import MailLink, User
 from minitoolai.core.signing import SecretKeys
 from minitoolai.storage.tables import accounts, users
 from tests.support.books import NOON_MS, TemporaryBooks
+from tests.support.quick_hashes import quick_passwords
 
 OLD, NEW = "ann@example.com", "ann@example.org"
 
@@ -46,7 +46,7 @@ def changing(books: TemporaryBooks, work: Callable[[EmailChanges, User, Post], A
 
     async def run() -> None:
         factors = SecondFactors(books.database, books.clock, SecretKeys(b"secret"))
-        people = Users(books.database, writer, Passwords(), post, books.clock, factors)
+        people = Users(books.database, writer, quick_passwords(), post, books.clock, factors)
         changes = EmailChanges(books.database, writer, books.clock, people)
         try:
             await changes.start(user, to, post.compose(OLD), post.compose(NEW))

@@ -9,17 +9,18 @@ import pytest
 
 from minitoolai.accounts import totp
 from minitoolai.accounts.mail import Letter
-from minitoolai.accounts.passwords import Passwords, hash_password
+from minitoolai.accounts.passwords import hash_password
 from minitoolai.accounts.second_factors import PasswordEvidence, Proof, SecondFactors, SecretCipher, encrypt_anew
 from minitoolai.accounts.users import CHALLENGE_MS, Challenge, Users, Visitor
 from minitoolai.core.models import Device, User
 from minitoolai.core.signing import SecretKeys
 from minitoolai.storage.tables import accounts, second_factors, users
 from tests.support.books import TemporaryBooks
+from tests.support.quick_hashes import QUICK, quick_passwords
 
 ANN, PASSWORD, DEVICE = "ann@example.com", "correct horse", Device("192.0.2.1", "Firefox", "Linux")
 OLD, NEW = SecretKeys(b"old"), SecretKeys(b"new", [b"old"])
-HASHED = hash_password(PASSWORD)
+HASHED = hash_password(PASSWORD, QUICK)
 Work = Callable[[Users, User, bytes, list[str]], Awaitable[None]]
 
 
@@ -46,7 +47,7 @@ def with_factor(books: TemporaryBooks, work: Work, keys: SecretKeys = OLD) -> li
 
     async def run() -> None:
         factors = SecondFactors(books.database, books.clock, keys)
-        people = Users(books.database, writer, Passwords(), outbox, books.clock, factors)
+        people = Users(books.database, writer, quick_passwords(), outbox, books.clock, factors)
         secret = totp.new_secret()
         try:
             codes = await people.add_second_factor(user, secret, code(books, secret), "", compose, PasswordEvidence())

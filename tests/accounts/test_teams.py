@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from minitoolai.accounts.mail import Letter
-from minitoolai.accounts.passwords import Passwords
 from minitoolai.accounts.second_factors import SecondFactors
 from minitoolai.accounts.teams import INVITATION_MS, Actor, Refusal, Teams
 from minitoolai.accounts.users import Purpose, Users, erase_personal_data
@@ -20,6 +19,7 @@ from minitoolai.storage.tables import accounts, ledger, members, users
 from minitoolai.storage.tables.members import TeamBudget
 from tests.accounts.test_users import Mailbox
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
+from tests.support.quick_hashes import quick_passwords
 
 TEAM_ID = "team-AbCdEfGhIjKl"
 
@@ -40,7 +40,7 @@ def within(books: TemporaryBooks, mailbox: Mailbox, work: Callable[[Teams], Awai
 
     with books.writer() as writer:
         factors = SecondFactors(books.database, books.clock, SecretKeys(b"secret"))
-        people = Users(books.database, writer, Passwords(), mailbox, books.clock, factors)
+        people = Users(books.database, writer, quick_passwords(), mailbox, books.clock, factors)
         asyncio.run(whole(people, Teams(books.database, writer, books.clock, people)))
 
 

@@ -16,6 +16,7 @@ from minitoolai.core.signing import SecretKeys
 from minitoolai.storage.tables import accounts
 from minitoolai.storage.tables import users as storage
 from tests.support.books import NOON_MS, TemporaryBooks, hold
+from tests.support.quick_hashes import QUICK, quick_passwords
 
 ANN, PASSWORD = "ann@example.com", "correct horse"
 
@@ -55,7 +56,7 @@ def within(
 
     with books.writer() as writer:
         factors = SecondFactors(books.database, books.clock, SecretKeys(b"secret"))
-        asyncio.run(whole(Users(books.database, writer, passwords or Passwords(), mailbox, books.clock, factors)))
+        asyncio.run(whole(Users(books.database, writer, passwords or quick_passwords(), mailbox, books.clock, factors)))
 
 
 async def letter_of(users: Users, mailbox: Mailbox) -> tuple[str, str]:
@@ -244,7 +245,7 @@ def test_one_mailbox_is_one_account_however_it_is_spelled(
 def test_an_account_of_an_older_version_keeps_working(books: TemporaryBooks, mailbox: Mailbox, stored: str) -> None:
     async def work(users: Users) -> None:
         with books.connection.transaction():
-            accounts.create_account(books.connection, stored, hash_password(PASSWORD), 5)
+            accounts.create_account(books.connection, stored, hash_password(PASSWORD, QUICK), 5)
         visitor = await users.sign_in(stored, PASSWORD)
         assert visitor is not None
         assert visitor.user.email == stored

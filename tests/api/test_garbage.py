@@ -89,12 +89,14 @@ async def running(server: Server) -> AsyncIterator[None]:
 @contextmanager
 def no_collector() -> Iterator[None]:
     """Disable the garbage collector, so that objects in reference cycles stay."""
-    usual = gc.get_threshold()
+    usual, was_frozen = gc.get_threshold(), gc.get_freeze_count() > 0
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
+        # What pytest froze stays frozen: each later collection would search it in vain.
+        if not was_frozen:
+            gc.unfreeze()
         gc.set_threshold(*usual)
         gc.enable()

@@ -6,18 +6,17 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from minitoolai.chat.circuit_breaker import MIN_ACCOUNTS, MIN_CALLS
-from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support import manners
 from tests.support.ask import events, get, post, said
 from tests.support.cli import Cli
-from tests.support.server import Account, ServerProcess
+from tests.support.server import Account
+from tests.support.stage import UpstreamsBehindServer
 from tests.support.upstream import Behaviour, Exchange, Upstream
 from tests.support.waiting import eventually
 
@@ -26,12 +25,18 @@ FULL_COST = manners.PROMPT_TOKENS * 150 + len(manners.WORDS) * 600
 ANSWER = "".join(manners.WORDS)
 
 
-class Two:
+class Two(UpstreamsBehindServer):
     """Two stand-in upstreams, `a` and `b`, and the server in front of them."""
 
-    def __init__(self, a: Upstream, b: Upstream) -> None:
-        self.a, self.b = a, b
-        self.server: ServerProcess
+    COUNT = 2
+
+    @property
+    def a(self) -> Upstream:
+        return self.upstreams[0]
+
+    @property
+    def b(self) -> Upstream:
+        return self.upstreams[1]
 
     def catalog(self) -> str:
         engines = {
@@ -71,23 +76,15 @@ class Two:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
-    with ExitStack() as stack:
-        two = Two(*(stack.enter_context(Upstream(manners.answer())) for _ in range(2)))
-        folder = tmp_path_factory.mktemp("two")
-        two.server = stack.enter_context(ServerProcess(folder, catalog=two.catalog()))
+    with Two.running(tmp_path_factory.mktemp("two")) as two:
         yield two
 
 
 @pytest.fixture
 def two(both: Two) -> Iterator[Two]:
     """Reset both upstreams. After each test, check that nothing is held and all invariants hold."""
-    for upstream in (both.a, both.b):
-        upstream.behave = manners.answer()
-        upstream.seen.clear()
-    yield both
-    pending = "SELECT count(*) FROM holds WHERE state = 'pending'"
-    assert eventually(lambda: both.server.read(lambda c: c.execute(pending)) == [(0,)])
-    assert both.server.read(broken_invariants) == {}
+    with both.reset():
+        yield both
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -13,11 +12,11 @@ from minitoolai.chat.preferences import take_preferences
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.models import KeyRules
 from minitoolai.storage.database import Connection
-from minitoolai.storage.tables.ledger import broken_invariants
 from tests.api.test_limits import with_rules
 from tests.support import claude, manners
 from tests.support.ask import HELLO, OPENAI, check_refusal, events, get, post, said, start
-from tests.support.server import Account, ServerProcess
+from tests.support.server import Account
+from tests.support.stage import UpstreamsBehindServer
 from tests.support.upstream import Behaviour, Exchange, Upstream
 from tests.support.waiting import eventually
 
@@ -27,12 +26,22 @@ CREDIT = 5_000_000_000
 PRICE = {"dear": (3000, 9000), "cheap": (100, 400), "quick": (1, 1)}
 
 
-class House:
+class House(UpstreamsBehindServer):
     """Three upstreams, two of which the operator has named, and the server in front of them."""
 
-    def __init__(self, a: Upstream, b: Upstream, c: Upstream) -> None:
-        self.a, self.b, self.c = a, b, c
-        self.server: ServerProcess
+    COUNT = 3
+
+    @property
+    def a(self) -> Upstream:
+        return self.upstreams[0]
+
+    @property
+    def b(self) -> Upstream:
+        return self.upstreams[1]
+
+    @property
+    def c(self) -> Upstream:
+        return self.upstreams[2]
 
     def catalog(self) -> str:
         more = "cooldown_after = 0\nretries = 0\nfirst_token_timeout_s = 1.0\n"
@@ -79,25 +88,16 @@ model = "fake-1"
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with ExitStack() as stack:
-        house = House(*(stack.enter_context(Upstream(manners.answer())) for _ in range(3)))
-        folder = tmp_path_factory.mktemp("house")
-        house.server = stack.enter_context(ServerProcess(folder, catalog=house.catalog()))
+    with House.running(tmp_path_factory.mktemp("house")) as house:
         yield house
 
 
 @pytest.fixture
 def house(opened: House) -> Iterator[House]:
     """Reset the upstreams. After each test, check that nothing is held and all invariants hold."""
-    for upstream in (opened.a, opened.b):
-        upstream.behave = manners.answer()
-        upstream.seen.clear()
-    opened.c.behave = claude.answer()
-    opened.c.seen.clear()
-    yield opened
-    pending = "SELECT count(*) FROM holds WHERE state = 'pending'"
-    assert eventually(lambda: opened.server.read(lambda c: c.execute(pending)) == [(0,)])
-    assert opened.server.read(broken_invariants) == {}
+    with opened.reset():
+        opened.c.behave = claude.answer()
+        yield opened
 
 
 @pytest.fixture

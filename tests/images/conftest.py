@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support.server import Account, ServerProcess
 from tests.support.studio_http import CATALOG, SKETCH
-from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="session")
@@ -23,11 +21,7 @@ def image_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPro
 def server(image_server: ServerProcess) -> Iterator[ServerProcess]:
     """Check after each test that no hold is pending and no ledger invariant is broken."""
     yield image_server
-    eventually(
-        lambda: image_server.read(lambda c: c.execute("SELECT count(*) FROM holds WHERE state = 'pending'")) == [(0,)],
-        within_s=20,
-    )
-    assert image_server.read(broken_invariants) == {}
+    image_server.check_settled(within_s=20)
 
 
 @pytest.fixture

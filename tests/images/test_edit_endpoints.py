@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,16 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.support.pictures import data_url, encoded, mask, picture, uploads_left
+from tests.support.pictures import (
+    black_png,
+    compressed_zeros,
+    data_url,
+    encoded,
+    mask,
+    picture,
+    png_chunk,
+    uploads_left,
+)
 from tests.support.server import Account
 from tests.support.studio_http import CREDIT, PRICE, check_image_refusal, wait
 from tests.support.waiting import eventually
@@ -214,17 +221,10 @@ def test_a_cancelled_job_leaves_no_upload(account: Account) -> None:
 # ── refusals: nothing is charged, nothing is kept ─────────────────────────────────────────────────────────────────
 
 PNG = encoded(picture())
-WIDE = encoded(Image.new("1", (50_000, 50_000)))
+WIDE = black_png(50_000)
 JPEG, WEBP, GIF, BMP = (encoded(picture(), kind) for kind in ("JPEG", "WEBP", "GIF", "BMP"))
-
-
-def text_bomb() -> bytes:
-    """Return a small PNG with a compressed text of 256 MB before its pixels."""
-    chunk = b"zTXt" + b"Comment\0\0" + zlib.compress(bytes(256 * 1024**2), 9)
-    return PNG[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + PNG[33:]
-
-
-TEXT_BOMB = text_bomb()
+# A small PNG with a compressed text of 256 MB before its pixels.
+TEXT_BOMB = PNG[:33] + png_chunk(b"zTXt", b"Comment\0\0" + compressed_zeros(256 * 1024**2)) + PNG[33:]
 
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], int, str, str]] = [
     ("no image", {"mask": ("m.png", PNG)}, {}, 400, "invalid_request", "image is missing"),

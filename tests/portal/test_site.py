@@ -1,4 +1,4 @@
-"""Static files have URLs that change with their content."""
+"""Static files have URLs that change with their content, and languages share compiled templates."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import gzip
 from pathlib import Path
 
 import pytest
+from jinja2 import DictLoader
+from jinja2.bccache import Bucket
 
-from minitoolai.portal.site import NAVIGATION, StaticFiles
+from minitoolai.portal.site import NAVIGATION, CompiledTemplates, StaticFiles, language_environment
 
 
 @pytest.fixture
@@ -50,3 +52,34 @@ def test_a_template_cannot_link_to_a_file_that_does_not_exist(folder: Path) -> N
 
 def test_only_admins_see_the_link_to_the_admin_pages() -> None:
     assert {entry.path for entry in NAVIGATION if entry.access == "admin"} == {"/admin"}
+
+
+class CountedTemplates(CompiledTemplates):
+    """Counts the compilations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.compilations = 0
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        super().dump_bytecode(bucket)
+        self.compilations += 1
+
+
+def test_languages_share_compiled_templates_but_neither_texts_nor_formats() -> None:
+    # The arguments of the filters are constant, so that Jinja would apply them when it compiles the template.
+    source = "{% trans %}Sign in{% endtrans %} {{ _('Keys') }} {{ 1234567.5 | number }} {{ 5000000000 | money }}"
+    shown, compiled, sources = {}, CountedTemplates(), DictLoader({"a.html": source})
+    for lang in ("de", "en", "fr"):
+        environment = language_environment(lang, compiled)
+        environment.loader = sources
+        shown[lang] = environment.get_template("a.html").render()
+    assert shown == {
+        "de": "Anmelden Schlüssel 1.234.567,5 5,00\xa0$",
+        "en": "Sign in Keys 1,234,567.5 $5.00",
+        "fr": "Se connecter Clés 1\u202f234\u202f567,5 5,00\xa0$US",
+    }
+    assert compiled.compilations == 1
+    sources.mapping["a.html"] = "{{ 1.5 | number }}"
+    assert environment.get_template("a.html").render() == "1,5"
+    assert compiled.compilations == 2

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support import manners, speech
-from tests.support.server import Account, ServerProcess, eventually
+from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Upstream
 
 
@@ -31,10 +30,7 @@ def speech_server(far_voice: Upstream, tmp_path_factory: pytest.TempPathFactory)
 def server(speech_server: ServerProcess) -> Iterator[ServerProcess]:
     """After each test, check that nothing is held and all invariants hold."""
     yield speech_server
-    eventually(
-        lambda: speech_server.read(lambda c: c.execute("SELECT count(*) FROM holds WHERE state = 'pending'")) == [(0,)]
-    )
-    assert speech_server.read(broken_invariants) == {}
+    speech_server.check_settled()
 
 
 @pytest.fixture

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support import catalogs, manners
 from tests.support.books import books, database_url, postgres_books, sqlite_books
 from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Upstream
-from tests.support.waiting import eventually
 
 __all__ = ["books", "database_url", "postgres_books", "sqlite_books"]
 
@@ -33,10 +31,7 @@ def shared_server(standin: Upstream, tmp_path_factory: pytest.TempPathFactory) -
 def server(shared_server: ServerProcess) -> Iterator[ServerProcess]:
     """Fake engines and the stand-in; after each test the books add up and nothing stays held."""
     yield shared_server
-    eventually(
-        lambda: shared_server.read(lambda c: c.execute("SELECT count(*) FROM holds WHERE state = 'pending'")) == [(0,)]
-    )
-    assert shared_server.read(broken_invariants) == {}
+    shared_server.check_settled()
 
 
 @pytest.fixture

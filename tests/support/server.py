@@ -22,9 +22,10 @@ from minitoolai.cli import common as commands
 from minitoolai.core.clock import SystemClock, parse_generation_name
 from minitoolai.core.models import Balance
 from minitoolai.core.money import parse_dollars
+from minitoolai.core.signing import SecretKeys
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Recover, Result, Settled
-from minitoolai.paths import load_secret_keys
+from minitoolai.paths import existing_secret_keys, load_secret_keys
 from minitoolai.settings import Secret, Settings
 from minitoolai.storage.database import Connection
 from minitoolai.storage.tables import accounts, ledger
@@ -103,6 +104,7 @@ class ServerProcess:
             self.env["MINITOOLAI_CATALOG"] = str(path)
         self.log = folder / "serve.log"
         self._process: subprocess.Popen[str] | None = None
+        self._is_prepared = False
 
     # ── the process ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -184,6 +186,12 @@ class ServerProcess:
         pending = self.read(lambda c: c.execute("SELECT id, amount, progress FROM holds WHERE state = 'pending'"))
         assert pending == []
 
+    def check_settled(self, within_s: float = 15.0) -> None:
+        """Check after a test that soon no hold is pending, and that all invariants hold."""
+        pending = "SELECT count(*) FROM holds WHERE state = 'pending'"
+        eventually(lambda: self.read(lambda c: c.execute(pending)) == [(0,)], within_s=within_s)
+        assert self.read(ledger.broken_invariants) == {}
+
     def __enter__(self) -> ServerProcess:
         return self if self._process is not None else self.start()
 
@@ -233,8 +241,7 @@ class ServerProcess:
 
     def account(self, credit: str | None = "5.00") -> Account:
         """Create a customer with a key, with the functions behind the commands (processes would be slow)."""
-        commands.prepare(self.settings)
-        secret, clock, email = load_secret_keys(self.settings), SystemClock(), f"customer-{next(_numbers)}@example.com"
+        secret, clock, email = self._prepared(), SystemClock(), f"customer-{next(_numbers)}@example.com"
 
         def change(connection: Connection) -> Account:
             account_id = accounts.create_account(connection, email, None, clock.now_ms())
@@ -246,6 +253,14 @@ class ServerProcess:
 
         made: Account = commands.write(self.settings, change)
         return made
+
+    def _prepared(self) -> SecretKeys:
+        """Prepare the database for the first account, and return the secret keys."""
+        secret = existing_secret_keys(self.settings) if self._is_prepared else None
+        if secret is None:
+            commands.prepare(self.settings)
+            secret, self._is_prepared = load_secret_keys(self.settings), True
+        return secret
 
     def generation(self, name: str) -> dict[str, Any]:
         """Return the row of a generation, with the state and amount of its hold."""

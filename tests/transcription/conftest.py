@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support import manners, recordings
 from tests.support.server import Account, ServerProcess, eventually
 from tests.support.upstream import Upstream
@@ -29,13 +28,7 @@ def transcription_server(far_ear: Upstream, tmp_path_factory: pytest.TempPathFac
 def server(transcription_server: ServerProcess) -> Iterator[ServerProcess]:
     """After each test, check that nothing is held, all invariants hold, and no upload is left."""
     yield transcription_server
-    eventually(
-        lambda: (
-            transcription_server.read(lambda c: c.execute("SELECT count(*) FROM holds WHERE state = 'pending'"))
-            == [(0,)]
-        )
-    )
-    assert transcription_server.read(broken_invariants) == {}
+    transcription_server.check_settled()
     eventually(lambda: uploads_of(transcription_server) == [])
 
 

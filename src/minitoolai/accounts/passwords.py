@@ -36,10 +36,10 @@ def check_password(password: str) -> None:
         raise InvalidRequest(f"A password may have at most {MAX_PASSWORD_LENGTH} characters.", param="password")
 
 
-def hash_password(password: str) -> str:
-    """Hash with argon2id and the library's parameters. Raises InvalidRequest for a bad password."""
+def hash_password(password: str, hasher: PasswordHasher | None = None) -> str:
+    """Hash with argon2id, by default with the library's parameters. Raises InvalidRequest for a bad password."""
     check_password(password)
-    return _hasher().hash(normalize_password(password))
+    return (hasher or _hasher()).hash(normalize_password(password))
 
 
 def _hasher() -> PasswordHasher:
@@ -51,7 +51,9 @@ def _hasher() -> PasswordHasher:
 class Passwords:
     """Hash and verify passwords in threads. Raises Overloaded for those that come last if too many are waiting."""
 
-    def __init__(self, steady_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, steady_s: Callable[[], float] = time.monotonic, hasher: PasswordHasher | None = None) -> None:
+        #: None for the library's parameters.
+        self._hasher = hasher
         self._pool = ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="argon2")
         self._steady_s = steady_s
         self._running = 0
@@ -63,7 +65,7 @@ class Passwords:
     async def hash(self, password: str, delay_s: float = TRUSTED_S) -> str:
         """Return the hash to store. Raises InvalidRequest for a bad password."""
         check_password(password)
-        return await self._run(hash_password, password, delay_s=delay_s)
+        return await self._run(hash_password, password, self._hasher, delay_s=delay_s)
 
     async def verify(self, kept: str | None, password: str, delay_s: float = TRUSTED_S) -> bool:
         """Return True if the password matches. Without a stored hash it takes the same time and returns False."""
@@ -72,11 +74,12 @@ class Passwords:
     def _verify(self, kept: str | None, password: str) -> bool:
         from argon2.exceptions import InvalidHashError, VerificationError
 
+        hasher = self._hasher or _hasher()
         if self._dummy_hash is None:
-            self._dummy_hash = _hasher().hash("no user has this password")
+            self._dummy_hash = hasher.hash("no user has this password")
         for form in password_forms(password):
             try:
-                if _hasher().verify(kept or self._dummy_hash, form) and kept is not None:
+                if hasher.verify(kept or self._dummy_hash, form) and kept is not None:
                     return True
             except (VerificationError, InvalidHashError):
                 continue

@@ -33,6 +33,24 @@ def server(stripe_server: ServerProcess, stripe: Stripe) -> Iterator[ServerProce
         yield server
 
 
+def announce(server: ServerProcess, stripe: Stripe, session: str, event: str = "checkout.session.completed") -> None:
+    """Send a webhook about a checkout, which the server accepts."""
+    assert tell(server, stripe.event(event, stripe.sessions[session])) == 200
+
+
+def announce_refunds(server: ServerProcess, stripe: Stripe, session: str) -> None:
+    """Send a webhook about the refunds of a payment, which the server accepts."""
+    assert tell(server, stripe.event("charge.refunded", stripe.charge(session))) == 200
+
+
+def paid(member: Visitor, stripe: Stripe) -> str:
+    """Pay $20 by card and send the webhook. Return the session of the checkout."""
+    session = checkout(member)
+    stripe.pay(session)
+    announce(member.server, stripe, session)
+    return session
+
+
 def test_a_forged_host_changes_no_return_url(member: Visitor, server: ServerProcess, stripe: Stripe) -> None:
     """Stripe leads the browser to these URLs after the payment, with the number of the session in them."""
     member.open("/topup")
@@ -89,20 +107,20 @@ def test_a_slow_payment_method_is_credited_when_the_money_arrives(
 ) -> None:
     session = checkout(member)
     stripe.pay(session, confirmed=False)
-    assert tell(server, stripe.event("checkout.session.completed", stripe.sessions[session])) == 200
+    announce(server, stripe, session)
     assert money(server, email) == 0
     stripe.confirm(session)
-    assert tell(server, stripe.event("checkout.session.async_payment_succeeded", stripe.sessions[session])) == 200
+    announce(server, stripe, session, "checkout.session.async_payment_succeeded")
     assert money(server, email) == 20 * DOLLAR
 
 
 def test_a_debit_that_fails_is_given_up(member: Visitor, email: str, server: ServerProcess, stripe: Stripe) -> None:
     session = checkout(member)
     stripe.pay(session, confirmed=False)
-    assert tell(server, stripe.event("checkout.session.completed", stripe.sessions[session])) == 200
+    announce(server, stripe, session)
     assert "not paid yet" in member.open("/topup").text
     stripe.fail(session)
-    assert tell(server, stripe.event("checkout.session.async_payment_failed", stripe.sessions[session])) == 200
+    announce(server, stripe, session, "checkout.session.async_payment_failed")
     assert ">failed<" in member.open("/topup").text
     assert "not paid yet" not in member.page.text
     assert money(server, email) == 0
@@ -111,11 +129,9 @@ def test_a_debit_that_fails_is_given_up(member: Visitor, email: str, server: Ser
 def test_a_refund_that_fails_later_gives_the_money_back(
     member: Visitor, email: str, server: ServerProcess, stripe: Stripe
 ) -> None:
-    session = checkout(member)
-    stripe.pay(session)
-    assert tell(server, stripe.event("checkout.session.completed", stripe.sessions[session])) == 200
+    session = paid(member, stripe)
     kept, failing = stripe.refund(session, 300), stripe.refund(session, 700)
-    assert tell(server, stripe.event("charge.refunded", stripe.charge(session))) == 200
+    announce_refunds(server, stripe, session)
     assert money(server, email) == 10 * DOLLAR
     failing["status"] = "failed"
     for kind in ("refund.failed", "charge.refund.updated", "refund.updated"):
@@ -131,11 +147,9 @@ def test_a_refund_that_fails_later_gives_the_money_back(
 def test_the_poll_finds_a_failed_refund_without_a_webhook(
     member: Visitor, email: str, server: ServerProcess, stripe: Stripe
 ) -> None:
-    session = checkout(member)
-    stripe.pay(session)
-    assert tell(server, stripe.event("checkout.session.completed", stripe.sessions[session])) == 200
+    session = paid(member, stripe)
     refund = stripe.refund(session, 2000)
-    assert tell(server, stripe.event("charge.refunded", stripe.charge(session))) == 200
+    announce_refunds(server, stripe, session)
     refund["status"] = "failed"
     stripe.event("refund.failed", refund)
     assert money(server, email) == 0
@@ -185,22 +199,20 @@ def test_a_refund_event_that_arrives_first_is_handled(
     session = checkout(member)
     stripe.pay(session)
     stripe.refund(session, 500)
-    assert tell(server, stripe.event("charge.refunded", stripe.charge(session))) == 200
+    announce_refunds(server, stripe, session)
     assert money(server, email) == 15 * DOLLAR
-    assert tell(server, stripe.event("checkout.session.completed", stripe.sessions[session])) == 200
+    announce(server, stripe, session)
     assert money(server, email) == 15 * DOLLAR
     stripe.refund(session, 1500)
     for _ in range(3):
-        assert tell(server, stripe.event("charge.refunded", stripe.charge(session))) == 200
+        announce_refunds(server, stripe, session)
     assert money(server, email) == 0
 
 
 def test_a_dispute_withdraws_the_money_and_a_won_one_returns_it(
     member: Visitor, email: str, server: ServerProcess, stripe: Stripe
 ) -> None:
-    session = checkout(member)
-    stripe.pay(session)
-    assert tell(server, stripe.event("checkout.session.completed", stripe.sessions[session])) == 200
+    session = paid(member, stripe)
     dispute = stripe.dispute(session)
     assert tell(server, stripe.event("charge.dispute.funds_withdrawn", dispute)) == 200
     assert money(server, email) == 0
@@ -215,9 +227,7 @@ def test_a_dispute_withdraws_the_money_and_a_won_one_returns_it(
 def test_refunded_money_that_was_spent_is_deducted_from_the_next_payment(
     member: Visitor, email: str, server: ServerProcess, stripe: Stripe
 ) -> None:
-    session = checkout(member)
-    stripe.pay(session)
-    tell(server, stripe.event("checkout.session.completed", stripe.sessions[session]))
+    session = paid(member, stripe)
     member.open("/keys")
     member.submit("/keys", name="spender")
     found = re.search(r"sk-mt-\w{12}-\w{32}-\w{6}", member.page.text)
@@ -230,7 +240,7 @@ def test_refunded_money_that_was_spent_is_deducted_from_the_next_payment(
     spent = 20 * DOLLAR - money(server, email)
     assert spent > 0
     stripe.refund(session, 2000)
-    assert tell(server, stripe.event("charge.refunded", stripe.charge(session))) == 200
+    announce_refunds(server, stripe, session)
     assert money(server, email) == 0
     assert "was reversed after its money had been spent" in member.open("/balance").text
     code = server.command("voucher", "create", "1.00").stdout.strip()
@@ -252,7 +262,7 @@ def test_the_poll_at_startup_finds_payments_without_a_webhook(
 def test_another_currency_is_not_credited(member: Visitor, email: str, server: ServerProcess, stripe: Stripe) -> None:
     session = checkout(member)
     stripe.pay(session, currency="idr")
-    assert tell(server, stripe.event("checkout.session.completed", stripe.sessions[session])) == 200
+    announce(server, stripe, session)
     assert money(server, email) == 0
 
 

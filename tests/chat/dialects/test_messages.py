@@ -12,12 +12,10 @@ import pytest
 import requests
 from PIL import Image
 
-from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support import catalogs, claude, manners
 from tests.support.claude import INPUT, READ, SIGNATURE, WRITTEN, check_error, check_message, outcome, read_stream
 from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Exchange, Upstream
-from tests.support.waiting import eventually
 
 PATH = "/v1/messages"
 CREDIT = 5_000_000_000
@@ -70,10 +68,7 @@ def account(serving: ServerProcess, native: Upstream, other: Upstream) -> Iterat
     native.seen.clear()
     other.seen.clear()
     yield serving.account()
-    eventually(
-        lambda: serving.read(lambda c: c.execute("SELECT count(*) FROM holds WHERE state = 'pending'")) == [(0,)]
-    )
-    assert serving.read(broken_invariants) == {}
+    serving.check_settled()
 
 
 def png() -> bytes:

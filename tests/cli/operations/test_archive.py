@@ -61,7 +61,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerPro
     env = {"MINITOOLAI_TRIES_FACTOR": "1000"}
     if request.param == "postgres":
         cluster: Cluster = request.getfixturevalue("cluster")
-        env["MINITOOLAI_DATABASE_URL"] = cluster.url(cluster.create())
+        env["MINITOOLAI_DATABASE_URL"] = cluster.books()
     with ServerProcess(tmp_path, catalog=CATALOG, env=env) as running:
         yield running
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minitoolai.engines.images.guidance import effective_scale
+from minitoolai.engines.images.guidance import MOST_NOISE, effective_scale, guided, shown
 from minitoolai.engines.images.sketch import SketchEngine
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
@@ -64,10 +64,18 @@ def paper_of(picture: Any) -> Any:
     return far
 
 
+@pytest.fixture(scope="module")
+def papers(engine: SketchEngine) -> list[Any]:
+    """Return the paper of a clean picture of each prompt."""
+    found = [paper_of(picture) for picture in draw(engine, ("Euler",), 8, 2.0)["Euler"]]
+    assert all(0.2 < paper.mean() < 0.9 for paper in found)
+    return found
+
+
 @pytest.mark.parametrize(("steps", "scale"), [(4, 2.0), (4, 7.0), (8, 2.0), (8, 7.0)])
-def test_no_scheduler_leaves_blots_around_a_thing(engine: SketchEngine, steps: int, scale: float) -> None:
-    papers = [paper_of(picture) for picture in draw(engine, ("Euler",), 8, 2.0)["Euler"]]
-    assert all(0.2 < paper.mean() < 0.9 for paper in papers)
+def test_no_scheduler_leaves_blots_around_a_thing(
+    engine: SketchEngine, papers: list[Any], steps: int, scale: float
+) -> None:
     drawn = draw(engine, SCHEDULERS, steps, scale)
     dirt = {
         name: float(np.mean([(255 - p.min(axis=2))[paper].mean() for p, paper in zip(pictures, papers, strict=True)]))
@@ -79,3 +87,14 @@ def test_no_scheduler_leaves_blots_around_a_thing(engine: SketchEngine, steps: i
 def test_the_scale_still_counts_for_every_scheduler() -> None:
     for name in SCHEDULERS:
         assert 1 < effective_scale(2, name) <= effective_scale(7, name) <= 2.5
+
+
+def test_guidance_saturates_and_keeps_the_range_of_the_prediction() -> None:
+    assert effective_scale(1) == 1
+    assert effective_scale(2) < effective_scale(5) < effective_scale(7) <= 2.5
+    random = np.random.default_rng(1)
+    positive, negative = random.standard_normal((2, 4, 16, 16))
+    guess = guided(positive, negative, 7.0, 5.0)
+    assert np.abs(guess).max() <= np.abs(positive).max() * 1.25
+    assert (guided(positive, negative, 7.0, 0.1) == positive).all()
+    assert np.isclose((shown(positive * 9, positive * 0, 1.0) ** 2).mean(), MOST_NOISE**2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minitoolai.engines.images.sketch import MODEL, SketchEngine, generate
+from minitoolai.engines.images.sketch import FOLDER, MODEL, SketchEngine, generate
 from minitoolai.engines.protocols import ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
 
@@ -173,3 +173,7 @@ def test_importing_the_engine_loads_no_heavy_library():
     code = f"import sys, {modules}; print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"
+
+
+def test_the_files_of_the_model_stay_small():
+    assert sum(file.stat().st_size for file in FOLDER.glob("*")) < 24_000_000

@@ -57,7 +57,8 @@ def enqueue_webhooks(connection: Connection, generation_ids: Sequence[int], now_
         connection.execute_many(
             "INSERT INTO outbox (generation_id, account_id, url, next_ms, created_ms) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT DO NOTHING",
-            [(row[0], row[1], row[2], now_ms, now_ms) for row in rows],
+            # A database returns them in any order.
+            [(row[0], row[1], row[2], now_ms, now_ms) for row in sorted(rows)],
         )
 
 
