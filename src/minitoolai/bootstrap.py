@@ -228,6 +228,10 @@ def build(settings: Settings) -> Services:
     reports = Reports(database, chats, speech, transcription.service, images.service, archive, stands)
     auditor = _make_auditor(settings, shared)
     reload = _build_catalog_reload(settings, chats, engines, http, is_traced=tracing is not None)
+    site = build_site(
+        settings, database, writer, clock, keys, reports, auditor, secret_key, images.address, reload, transcription, http,
+        chats, images.delivery.links,
+    )  # fmt: skip
     return Services(
         settings=settings,
         clock=clock,
@@ -249,22 +253,7 @@ def build(settings: Settings) -> Services:
         plan_keeper=PlanKeeper(database, writer, clock, catalog),
         reports=reports,
         auditor=auditor,
-        site=build_site(
-            settings,
-            database,
-            writer,
-            clock,
-            keys,
-            reports,
-            auditor,
-            secret_key,
-            images.address,
-            reload,
-            transcription,
-            http,
-            chats,
-            images.delivery.links,
-        ),
+        site=site,
         catalog_reload=reload,
         tracing=tracing,
         shared=shared,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-import pytest
-
 from minitoolai.billing import ranking as module
 from minitoolai.billing.ranking import CustomerRankings
 from minitoolai.core.clock import MS_PER_DAY, SystemClock
@@ -61,7 +59,7 @@ def test_a_quick_ranking_is_always_new(books: TemporaryBooks) -> None:
     asyncio.run(work())
 
 
-def test_a_slow_ranking_is_not_waited_for_and_kept(books: TemporaryBooks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_ranking_is_not_waited_for_and_kept(books: TemporaryBooks) -> None:
     calls = []
 
     def slow(connection: Connection, *arguments: object) -> list[tuple[int, Traffic]]:
@@ -69,10 +67,8 @@ def test_a_slow_ranking_is_not_waited_for_and_kept(books: TemporaryBooks, monkey
         time.sleep(0.3)
         return [(len(calls), Traffic())]
 
-    monkeypatch.setattr(module, "traffic_by", slow)
-
     async def work() -> None:
-        rankings = CustomerRankings(books.database, SystemClock(), 2)
+        rankings = CustomerRankings(books.database, SystemClock(), 2, slow)
         began = time.monotonic()
         assert await rankings.top(TODAY, Filter()) is None
         assert await rankings.top(TODAY, Filter()) is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -24,6 +25,7 @@ KEPT_FACTOR, MOST_KEPT_MS = 100, 60_000
 PATIENCE_S = 0.02
 #: Rankings that are kept: periods and filters that admins looked at last.
 MOST_KEPT = 32
+AddUp = Callable[..., Sequence[tuple[str | int, Traffic]]]
 
 
 class Ranking(msgspec.Struct, frozen=True):
@@ -31,7 +33,7 @@ class Ranking(msgspec.Struct, frozen=True):
 
     at_ms: int
     took_ms: float
-    lines: list[tuple[str | int, Traffic]]
+    lines: Sequence[tuple[str | int, Traffic]]
 
     def is_fresh(self, now_ms: int) -> bool:
         """Return True if it need not be added up again."""
@@ -41,7 +43,9 @@ class Ranking(msgspec.Struct, frozen=True):
 class CustomerRankings:
     """Rankings by period and filter, for the pages of this process."""
 
-    def __init__(self, database: Database, clock: Clock, limit: int) -> None:
+    def __init__(self, database: Database, clock: Clock, limit: int, add_up: AddUp = traffic_by) -> None:
+        """`add_up` returns the ranking of a period from the database."""
+        self._add_up_now = add_up
         self._database = database
         self._clock = clock
         self._limit = limit
@@ -63,7 +67,7 @@ class CustomerRankings:
     async def _add_up(self, key: tuple[int, Filter]) -> None:
         at_ms, began_s = self._clock.now_ms(), self._clock.steady_s()
         try:
-            lines = await self._database.report(ALL, traffic_by, "account_id", key[0], key[1], self._limit)
+            lines = await self._database.report(ALL, self._add_up_now, "account_id", key[0], key[1], self._limit)
         except (ServiceError, StoreError) as error:
             log.warning("adding up the revenue of customers failed, will retry at the next view: %s", error)
             return

@@ -486,14 +486,7 @@ def build_site(
         is_signup_open=settings.signup,
         is_second_factor_required=settings.admin_second_factor,
         is_second_factor_required_of_all=settings.user_second_factor,
-        log_exporter=LogExporter(
-            database,
-            writer,
-            clock,
-            reports,
-            secret_keys,
-            GuardedClient(insecure=settings.webhook_insecure, user_agent=lambda: reports.catalog.shop.user_agent),
-        ),
+        log_exporter=LogExporter(database, writer, clock, reports, secret_keys, _guarded_client(settings, reports)),
         passkeys=Passkeys(database, writer, clock, address),
         factor_resets=FactorResets(database, writer, clock, settings.second_factor_reset_hours),
         requests_per_minute=settings.requests_per_minute,
@@ -510,3 +503,7 @@ def build_site(
         chats=chats,
         image_links=image_links,
     )
+
+
+def _guarded_client(settings: Settings, reports: Reports) -> GuardedClient:
+    return GuardedClient(insecure=settings.webhook_insecure, user_agent=lambda: reports.catalog.shop.user_agent)

@@ -137,12 +137,11 @@ def test_a_removed_image_and_an_erased_prompt_are_said_to_be_gone(
 
 
 def test_a_page_that_finds_nothing_among_many_jobs_leads_on(
-    drawing: ServerProcess, artist: tuple[Visitor, str, int], monkeypatch: pytest.MonkeyPatch
+    drawing: ServerProcess, artist: tuple[Visitor, str, int]
 ) -> None:
     _, key, account = artist
     draw(drawing, key, 3)
-    monkeypatch.setattr(gallery, "WINDOW", 2)
-    first = drawing.read(lambda c: gallery.images_of(c, account, account + 1, 5))
+    first = drawing.read(lambda c: gallery.images_of(c, account, account + 1, 5, window=2))
     assert (first.images, first.older is not None) == ([], True)
-    last = drawing.read(lambda c: gallery.images_of(c, account, account + 1, 5, first.older))
+    last = drawing.read(lambda c: gallery.images_of(c, account, account + 1, 5, first.older, window=2))
     assert (last.images, last.older) == ([], None)

@@ -38,14 +38,14 @@ class GalleryPage(msgspec.Struct, frozen=True):
 
 
 def images_of(
-    connection: Connection, account_id: int, user_id: int, limit: int, before: Place | None = None
+    connection: Connection, account_id: int, user_id: int, limit: int, before: Place | None = None, window: int = WINDOW
 ) -> GalleryPage:
-    """Return up to `limit` images drawn with keys of this member (keyset pagination)."""
+    """Return up to `limit` images drawn with keys of this member, among `window` of the account (keyset pagination)."""
     before = before or _NEWEST
     # The numbers are part of the statement: PostgreSQL would plan for a part of all rows otherwise.
     source = (
         f"SELECT {_COLUMNS} FROM generations WHERE account_id = ? AND kind = 'image' AND state = 'succeeded'"
-        f" AND created_ms <= ? AND (created_ms < ? OR id < ?) ORDER BY created_ms DESC, id DESC LIMIT {WINDOW:d}"
+        f" AND created_ms <= ? AND (created_ms < ? OR id < ?) ORDER BY created_ms DESC, id DESC LIMIT {window:d}"
     )
     values = (account_id, before[0], *before)
     rows = connection.execute(
@@ -59,7 +59,7 @@ def images_of(
         return GalleryPage(images, (images[-1].created_ms, images[-1].id))
     seen = connection.execute(f"SELECT id, created_ms FROM ({source}) AS looked", values)
     last = min(((row[1], row[0]) for row in seen), default=None)
-    return GalleryPage(images, last if len(seen) == WINDOW else None)
+    return GalleryPage(images, last if len(seen) == window else None)
 
 
 def find_image(connection: Connection, account_id: int, user_id: int, job_id: int) -> GalleryImage | None:
