@@ -229,8 +229,8 @@ def build(settings: Settings) -> Services:
     auditor = _make_auditor(settings, shared)
     reload = _build_catalog_reload(settings, chats, engines, http, is_traced=tracing is not None)
     site = build_site(
-        settings, database, writer, clock, keys, reports, auditor, secret_key, images.address, reload, transcription, http,
-        chats, images.delivery.links,
+        settings, database, writer, clock, keys, reports, auditor, secret_key, images.address, reload, transcription,
+        http, chats, images.delivery.links,
     )  # fmt: skip
     return Services(
         settings=settings,

@@ -77,7 +77,7 @@ async def dashboard(page: PageRequest) -> Response:
         if after is not None:
             lines, older = traffic_by_account(connection, from_day, only, after, PAGE_ROWS)
         elif is_ranked:
-            lines = ranking.lines if ranking is not None else []
+            lines = list(ranking.lines) if ranking is not None else []
         else:
             lines = traffic_by(connection, dimension, from_day, only, MAX_ROWS)
         accounts = {name for name, _ in lines if isinstance(name, int)} | {only.account_id or 0}
