@@ -78,12 +78,18 @@ def test_invite_join_and_remove(
 
 def test_each_role_sees_what_it_may_do(browser: Browser, server: ServerProcess, member: Visitor, email: str) -> None:
     account, other = number_of(server, email), f"roles-{email}"
+    member.open("/keys")
+    member.submit("/keys", name="the owner's")
     page = entered(browser, new_member(server, account, other, "viewer"))
     for role in ROLES:
         set_role(server, account, other, role)
         page.goto(server.url + "/en/team")
         for name, action in (("Send invitation", "team"), ("Create a budget", "team"), ("Hand over", "own")):
             expect(page.get_by_role("button", name=name)).to_have_count(int(may(role, action)))  # type: ignore[arg-type]
+        # Only a member who did not open the account may delete it here; the other does so on the page of the account.
+        expect(page.locator("#delete")).to_have_count(int(may(role, "own")))
+        page.goto(server.url + "/en/keys")
+        expect(page.get_by_role("button", name="Revoke")).to_have_count(int(may(role, "keys")))
         for path, action in (("/studio", "use"), ("/topup", "pay"), ("/team/log", "team"), ("/usage", "read")):
             page.goto(server.url + "/en" + path)
             is_refused = "Not part of your role" in page.locator("h1").inner_text()
