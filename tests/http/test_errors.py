@@ -41,6 +41,7 @@ PROMISED = {
     errors.ReportTooLarge: (503, "server_error", "report_too_large", False),
     errors.RateLimited: (429, "rate_limit_error", "rate_limit_exceeded", True),
     errors.EngineError: (502, "server_error", "upstream_error", True),
+    errors.EngineLost: (502, "server_error", "upstream_error", True),
     errors.EngineRefused: (400, "invalid_request_error", "invalid_request", False),
     errors.EngineRateLimited: (429, "rate_limit_error", "rate_limit_exceeded", True),
     errors.EngineUnavailable: (502, "server_error", "upstream_error", True),

@@ -24,9 +24,9 @@ SELLING = _SELLING.replace("models = { exact = 0.5 }\n", "")
 @pytest.fixture(scope="session")
 def portal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     # All tests come from one address, so the rate limits are raised. test_security.py tests them on another server.
-    with ServerProcess(
-        tmp_path_factory.mktemp("portal"), catalog=CATALOG + SELLING, env={"MINITOOLAI_TRIES_FACTOR": "1000"}
-    ) as server:
+    # Tests move requests into days that are over, which must not be closed meanwhile.
+    env = {"MINITOOLAI_TRIES_FACTOR": "1000", "MINITOOLAI_AUDIT_EVERY_S": "86400"}
+    with ServerProcess(tmp_path_factory.mktemp("portal"), catalog=CATALOG + SELLING, env=env) as server:
         yield server
 
 

@@ -56,7 +56,7 @@ def packages_of_the_gpu_engine() -> None:
 def ray() -> None:
     """Skip the test, with the reason, where the extra `minitoolai[ray]` is not installed. `make dev` installs it."""
     if find_spec("ray") is None:
-        pytest.skip("Ray is not installed: pip install 'minitoolai[ray]'")
+        pytest.skip("Ray is not installed; make dev installs it")
 
 
 def network_namespaces() -> None:

@@ -152,10 +152,13 @@ class ArchiveReader:
         if only.until_ms is not None:
             place = (only.until_ms, 0) if before is None else min(before, (only.until_ms, 0))
         if place is None or place[0] > until_ms:
-            found, older = await self._database.report(only.account_id, _matching_live, only, limit, before)
-            # Go on with the archived days, if the filters reach them.
-            has_archived = older is None and (only.from_ms or 0) < until_ms
-            return found, (until_ms, 0) if has_archived else older
+            until_ms, found, older = await self._database.report(only.account_id, _matching_live, only, limit, before)
+            end = (until_ms, 0)
+            if older is None or older <= end:
+                # Go on with the archived days, if the filters reach them.
+                archived = end if place is None else min(place, end)
+                older = archived if (only.from_ms or 0) < until_ms else None
+            return found, older
         looked = await self.recent_requests(only.account_id, limit, place)
         last = looked[-1] if len(looked) == limit else None
         is_over = last is None or last.created_ms < (only.from_ms or 0)
@@ -247,8 +250,11 @@ def _statement_rows(
 
 def _matching_live(
     connection: Connection, only: LogFilter, limit: int, before: LogPlace | None
-) -> tuple[list[RecentRequest], LogPlace | None]:
+) -> tuple[int, list[RecentRequest], LogPlace | None]:
+    """Return the time before which all is archived, the requests since then, and the place of the next page."""
     page = list_requests(connection, only, limit, before)
+    # Read last, as in `_live_requests`.
+    until_ms = rows.archived_until_ms(connection)
     given = refunds.refunded_each(connection, [row.id for row in page.rows])
     found = [
         RecentRequest(
@@ -257,8 +263,9 @@ def _matching_live(
             given.get(row.id, 0), row.purse_id,
         )
         for row in page.rows
+        if row.created_ms >= until_ms
     ]  # fmt: skip
-    return found, page.older
+    return until_ms, found, page.older
 
 
 def _live_requests(
