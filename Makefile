@@ -59,7 +59,7 @@ chaos: dev      ## run the proofs of docs/reliability.md at full length (at most
 	$(BIN)/python -m tests.chaos
 
 cluster: dev    ## prove what happens between machines, at full length: network namespaces (root), 100,000 jobs, ten minutes without S3, ten minutes of chaos on Ray
-	CLUSTER_LONG=1 $(BIN)/pytest tests/cluster -s
+	CLUSTER_LONG=1 $(BIN)/pytest tests/cluster tests/cluster/machines_proof.py -s
 	$(BIN)/python -m bench.fleet --engines 1 300
 	$(BIN)/python -m tests.cluster.ray_proof
 
