@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from minitoolai.billing import payments
-from minitoolai.core.clock import MS_PER_DAY, SystemClock
-from minitoolai.storage.archive.files import day_name
+from minitoolai.core.clock import MS_PER_DAY, SystemClock, date_of
 from minitoolai.storage.tables import users
 from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support.browse import new_user
@@ -94,7 +93,7 @@ def test_no_request_waits_for_the_archive(server: ServerProcess) -> None:
             *PROGRAM,
             "archive",
             "--before",
-            day_name(first + (turn + 1) * DAYS_EACH),
+            date_of(first + (turn + 1) * DAYS_EACH),
             "--data-dir",
             str(server.data_dir),
         ]

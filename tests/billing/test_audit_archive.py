@@ -15,10 +15,10 @@ from minitoolai.billing.audit_archive import verify_closed_day
 from minitoolai.billing.audit_days import CHAIN, OUTSIDE, budgets_before, rows_outside
 from minitoolai.billing.audit_position import CLOSED_DAY, check_books
 from minitoolai.billing.corrections import refund_charge
-from minitoolai.core.clock import MS_PER_DAY, first_id_at
+from minitoolai.core.clock import MS_PER_DAY, date_of, first_id_at
 from minitoolai.core.errors import InvalidRequest, StoreError
 from minitoolai.ledger.types import UnknownAccountOrHold
-from minitoolai.storage.archive.files import day_name, part_path, sha256
+from minitoolai.storage.archive.files import part_path, sha256
 from minitoolai.storage.archive.rows import archived_days, parts_of
 from minitoolai.storage.object_store import LocalObjectStore
 from minitoolai.storage.tables import audit, usage_days
@@ -133,7 +133,7 @@ def test_a_changed_archive_breaks_the_chain(
     change(books, tmp_path)
     found = found_in_full(books, tmp_path)
     assert set(found) == {CHAIN}
-    assert [row[0] for row in found[CHAIN]] == [day_name(FIRST)]
+    assert [row[0] for row in found[CHAIN]] == [date_of(FIRST)]
     assert set(books.broken()) == ({USAGE_DAYS} if change is add_sums else set())
     for table, rows in kept.items():
         books.rows(f"DELETE FROM {table}")
@@ -149,7 +149,7 @@ def test_changed_usage_of_an_archived_day_is_found(books: TemporaryBooks, tmp_pa
     assert set(books.broken()) == {USAGE_DAYS}
     found = found_in_full(books, tmp_path)
     assert {CLOSED_DAY, USAGE_DAYS} <= set(found)
-    assert [row[0] for row in found[USAGE_DAYS]] == [day_name(FIRST)]
+    assert [row[0] for row in found[USAGE_DAYS]] == [date_of(FIRST)]
     books.rows(change.format("-", "-"))
     assert found_in_full(books, tmp_path) == {}
 
@@ -178,13 +178,13 @@ def test_archived_days_cannot_be_opened_again_nor_rebuilt(tmp_path: Path) -> Non
     archive(books, tmp_path / "data" / "objects")
     kept = books.rows("SELECT * FROM usage_days ORDER BY 1, 2, 3, 4, 5")
     budgets = audit.closed_budgets(books.connection)
-    said = cli.within("audit", "--reopen", day_name(UNTIL - 1))
+    said = cli.within("audit", "--reopen", date_of(UNTIL - 1))
     assert said.status == 1
-    assert f"the first that can be opened is {day_name(UNTIL)}" in said.err
+    assert f"the first that can be opened is {date_of(UNTIL)}" in said.err
     assert cli.within("usage", "rebuild").out == "usage by day agrees with the generations\n"
     assert books.rows("SELECT * FROM usage_days ORDER BY 1, 2, 3, 4, 5") == kept
     assert cli.within("audit", "--full").status == 0
-    assert cli.within("audit", "--reopen", day_name(UNTIL)).status == 0
+    assert cli.within("audit", "--reopen", date_of(UNTIL)).status == 0
     assert audit.closed_budgets(books.connection)[BUDGET.id] < budgets[BUDGET.id]
     close_days(books.connection, NOON_MS)
     assert audit.closed_budgets(books.connection) == budgets

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from minitoolai.billing.audit import Auditor
-from minitoolai.billing.audit_days import CHAIN, CLOSE_AFTER_MS, OUTSIDE, date_of, rows_outside, verify_day
+from minitoolai.billing.audit_days import CHAIN, CLOSE_AFTER_MS, OUTSIDE, rows_outside, verify_day
 from minitoolai.billing.audit_position import CLOSED_DAY, AuditPosition, check_books, check_from
-from minitoolai.core.clock import MS_PER_DAY, first_id_at
+from minitoolai.core.clock import MS_PER_DAY, date_of, first_id_at
 from minitoolai.core.models import Budget
 from minitoolai.storage.tables import audit
 from minitoolai.storage.tables.ledger import USAGE_DAYS

@@ -17,7 +17,7 @@ from tests.support.ask import events, get, post, said
 from tests.support.cli import Cli
 from tests.support.server import Account
 from tests.support.stage import UpstreamsBehindServer
-from tests.support.upstream import Behaviour, Exchange, Upstream
+from tests.support.upstream import Behaviour, Exchange
 from tests.support.waiting import eventually
 
 CREDIT = 5_000_000_000
@@ -29,14 +29,6 @@ class Two(UpstreamsBehindServer):
     """Two stand-in upstreams, `a` and `b`, and the server in front of them."""
 
     COUNT = 2
-
-    @property
-    def a(self) -> Upstream:
-        return self.upstreams[0]
-
-    @property
-    def b(self) -> Upstream:
-        return self.upstreams[1]
 
     def catalog(self) -> str:
         engines = {

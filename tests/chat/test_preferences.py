@@ -17,7 +17,7 @@ from tests.support import claude, manners
 from tests.support.ask import HELLO, OPENAI, check_refusal, events, get, post, said, start
 from tests.support.server import Account
 from tests.support.stage import UpstreamsBehindServer
-from tests.support.upstream import Behaviour, Exchange, Upstream
+from tests.support.upstream import Behaviour, Exchange
 from tests.support.waiting import eventually
 
 ANSWER = "".join(manners.WORDS)
@@ -30,18 +30,6 @@ class House(UpstreamsBehindServer):
     """Three upstreams, two of which the operator has named, and the server in front of them."""
 
     COUNT = 3
-
-    @property
-    def a(self) -> Upstream:
-        return self.upstreams[0]
-
-    @property
-    def b(self) -> Upstream:
-        return self.upstreams[1]
-
-    @property
-    def c(self) -> Upstream:
-        return self.upstreams[2]
 
     def catalog(self) -> str:
         more = "cooldown_after = 0\nretries = 0\nfirst_token_timeout_s = 1.0\n"

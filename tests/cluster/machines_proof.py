@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import shutil
 import signal
 import sys
@@ -31,8 +30,7 @@ from tests.support.buckets import REGION, make_bucket
 from tests.support.cluster import USER, Cluster
 from tests.support.gallery import CATALOG as GALLERY
 from tests.support.gallery import PATH, PRICE
-from tests.support.machines import Machine, Network, network, postgres_on
-from tests.support.programs import program
+from tests.support.machines import Machine, Network, haproxy_command, is_ready, network, postgres_on
 from tests.support.server import PROGRAM, Account, ServerProcess
 from tests.support.waiting import eventually
 
@@ -158,13 +156,13 @@ def site(tmp_path: Path) -> Iterator[Site]:
             shutil.copy(server.data_dir / "secret.key", tmp_path / each)
             made.start(each)
             stack.callback(lambda each=each: _end(made.programs[each]))
-        made.programs["lb"] = made.on("lb").popen(_haproxy(made))
+        made.programs["lb"] = made.on("lb").popen(haproxy_command(made.machines, made.folder))
         stack.callback(lambda: _end(made.programs["lb"]))
         for each in API:
             url = f"http://{made.on(each).address}:{PORT}"
-            eventually(lambda url=url: _is_ready(made, url), within_s=60, every_s=0.3)
+            eventually(lambda url=url: is_ready(made.on("client"), url), within_s=60, every_s=0.3)
         # The balancer asks each second.
-        eventually(lambda: _is_ready(made, made.url), within_s=20, every_s=0.3)
+        eventually(lambda: is_ready(made.on("client"), made.url), within_s=20, every_s=0.3)
         time.sleep(2)
         yield made
 
@@ -180,23 +178,6 @@ def _made_bucket(endpoint: str) -> bool:
     except requests.RequestException:
         return False
     return True
-
-
-def _haproxy(site: Site) -> list[str]:
-    text = (Path(__file__).parents[2] / "ops" / "haproxy" / "haproxy.cfg").read_text()
-    text = re.sub(r"bind :443 ssl.*", f"bind {site.on('lb').address}:8080", text).replace("20000", "2000")
-    for number, name in ((21, "api1"), (22, "api2")):
-        text = text.replace(f"10.0.0.{number}", site.on(name).address)
-    path = site.folder / "haproxy.cfg"
-    path.write_text(text)
-    return [program("haproxy"), "-db", "-f", str(path)]
-
-
-def _is_ready(site: Site, url: str) -> bool:
-    try:
-        return site.on("client").call(lambda: requests.get(f"{url}/readyz", timeout=3)).status_code == 200
-    except requests.RequestException:
-        return False
 
 
 # ── callers ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,7 +15,7 @@ import requests
 
 from tests.support.cluster import Cluster
 from tests.support.gallery import CATALOG
-from tests.support.machines import Machine, Network, network, postgres_on
+from tests.support.machines import Machine, Network, haproxy_command, is_ready, network, postgres_on
 from tests.support.programs import program
 from tests.support.server import PROGRAM, Account, ServerProcess
 from tests.support.waiting import eventually
@@ -68,20 +68,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         made = Site(machines, account, folder)
         for number in (1, 2):
             address = made.on(f"api{number}").address
-            eventually(lambda address=address: _is_ready(made, f"http://{address}:{PORT}"), within_s=60, every_s=0.3)
+            eventually(
+                lambda address=address: is_ready(made.on("client"), f"http://{address}:{PORT}"),
+                within_s=60,
+                every_s=0.3,
+            )
         yield made
 
 
 def _server(folder: Path, postgres: Cluster, name: str) -> ServerProcess:
     folder.mkdir()
     return ServerProcess(folder, catalog=CATALOG, env={"MINITOOLAI_DATABASE_URL": postgres.local(name)})
-
-
-def _is_ready(site: Site, url: str) -> bool:
-    try:
-        return site.on("client").call(lambda: requests.get(f"{url}/readyz", timeout=3)).status_code == 200
-    except requests.RequestException:
-        return False
 
 
 def _end(process: Any) -> None:
@@ -91,14 +88,8 @@ def _end(process: Any) -> None:
 
 
 def haproxy(site: Site) -> list[str]:
-    """Return the command of the shipped file, with the addresses of the test and without TLS."""
-    text = (OPS / "haproxy" / "haproxy.cfg").read_text()
-    text = re.sub(r"bind :443 ssl.*", f"bind {site.on('lb').address}:8080", text)
-    # As many as the test may open files for.
-    text = text.replace("maxconn 20000", "maxconn 2000")
-    path = site.folder / "haproxy.cfg"
-    path.write_text(text.replace("10.0.0.21", site.on("api1").address).replace("10.0.0.22", site.on("api2").address))
-    return [program("haproxy"), "-db", "-f", str(path)]
+    """Return the command of the shipped file."""
+    return haproxy_command(site.machines, site.folder)
 
 
 def nginx(site: Site) -> list[str]:
@@ -125,7 +116,7 @@ def test_a_machine_that_vanishes_costs_at_most_one_caller_more_than_a_second(sit
     url = f"http://{site.on('lb').address}:8080"
     process = site.on("lb").popen(command)
     try:
-        eventually(lambda: _is_ready(site, url), within_s=20)
+        eventually(lambda: is_ready(site.on("client"), url), within_s=20)
         with site.on("client").here():
             asked = [site.ask(url) for _ in range(20)]
             site.on("api1").cut()
@@ -140,7 +131,7 @@ def test_a_machine_that_vanishes_costs_at_most_one_caller_more_than_a_second(sit
     finally:
         site.on("api1").heal()
         _end(process)
-        eventually(lambda: _is_ready(site, f"http://{site.on('api1').address}:{PORT}"), within_s=30)
+        eventually(lambda: is_ready(site.on("client"), f"http://{site.on('api1').address}:{PORT}"), within_s=30)
 
 
 def test_a_server_that_lost_its_database_is_not_ready_and_refuses_within_3_s(site: Site) -> None:
@@ -154,9 +145,9 @@ def test_a_server_that_lost_its_database_is_not_ready_and_refuses_within_3_s(sit
             print(f"the first request after the loss: {status} after {took_s:.1f} s")
             assert status == 503
             assert took_s < 3.5
-            eventually(lambda: not _is_ready(site, url), within_s=1, every_s=0.1)
+            eventually(lambda: not is_ready(site.on("client"), url), within_s=1, every_s=0.1)
             print(f"not ready {time.monotonic() - began_s:.1f} s after the loss")
         finally:
             site.on("db").heal()
-        eventually(lambda: _is_ready(site, url), within_s=30)
+        eventually(lambda: is_ready(site.on("client"), url), within_s=30)
         assert site.ask(url)[0] == 200

@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support.browse import Visitor, new_user
 from tests.support.catalogs import SELLING as _SELLING
+from tests.support.chromium import chromium
 from tests.support.cli import CATALOG
 from tests.support.server import ServerProcess
 from tests.support.stripe import Stripe
@@ -28,6 +30,15 @@ def portal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPr
     env = {"MINITOOLAI_TRIES_FACTOR": "1000", "MINITOOLAI_AUDIT_EVERY_S": "86400"}
     with ServerProcess(tmp_path_factory.mktemp("portal"), catalog=CATALOG + SELLING, env=env) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, for all tests of a module."""
+    with sync_playwright() as playwright:
+        browser = chromium(playwright)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")

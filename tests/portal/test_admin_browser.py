@@ -6,26 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect
 
 from minitoolai.storage.tables import reports
 from tests.portal.pages.test_admin import CATALOG, price_of
 from tests.portal.test_browser import watched
 from tests.support.ask import post
 from tests.support.browse import new_user
-from tests.support.chromium import chromium
 from tests.support.house import enter
 from tests.support.server import ServerProcess
 
 pytestmark = pytest.mark.acceptance
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from minitoolai.portal.i18n import LANGUAGES
 from tests.support.all_kinds import CATALOG
 from tests.support.browse import Visitor
-from tests.support.chromium import chromium as open_chromium
 from tests.support.house import CLOSED, OPEN, enter, furnish
 from tests.support.programs import NODE, install_node
 from tests.support.server import ServerProcess
@@ -46,14 +45,6 @@ def axe() -> str:
 def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Visitor]]:
     with ServerProcess(tmp_path_factory.mktemp("axe"), catalog=CATALOG, env=AWAY) as server:
         yield {"visitor": Visitor(server), "member": furnish(server), "newcomer": newcomer(server)}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = open_chromium(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize(("width", "theme", "lang"), LOOKS)

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.support.browse import PASSWORD, last_link
-from tests.support.chromium import chromium
 from tests.support.server import ServerProcess
 
 pytestmark = pytest.mark.acceptance
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        yield browser
-        browser.close()
 
 
 def watched(page: Page, server: ServerProcess) -> list[str]:

@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from minitoolai.storage.tables import refunds
 from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support import catalogs
 from tests.support.ask import post, start
 from tests.support.browse import new_user
-from tests.support.chromium import chromium
 from tests.support.house import enter
 from tests.support.server import Account, ServerProcess
 
@@ -26,14 +25,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     catalog = catalogs.FAKE + '\n[shop]\nname = "Acme AI"\nsupport = "help@acme.example"\n'
     with ServerProcess(tmp_path_factory.mktemp("shop"), catalog=catalog) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=[True, False], ids=["scripts", "no scripts"])

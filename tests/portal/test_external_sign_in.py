@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from minitoolai.storage.tables import identities, users
 from tests.support.browse import PASSWORD, Visitor, add_second_factor, code_now, new_user
-from tests.support.chromium import chromium
 from tests.support.cli import CATALOG
 from tests.support.identity_provider import CLIENT_SECRET, GitHub, free_port, openid_provider
 from tests.support.server import ServerProcess
@@ -43,14 +42,6 @@ def sso(github: GitHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         openid_provider(f"{server.url}/en/signin/done/oidc", port),
     ):
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

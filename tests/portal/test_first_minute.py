@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from minitoolai.portal.error_words import WORDS
 from minitoolai.portal.i18n import LANGUAGES, translations
@@ -16,7 +16,6 @@ from minitoolai.portal.steps import QUICK_TABS
 from tests.portal.test_browser import watched
 from tests.portal.test_journey import CATALOG
 from tests.support.browse import PASSWORD, Visitor, last_link, new_user
-from tests.support.chromium import chromium as open_chromium
 from tests.support.programs import program
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
@@ -30,14 +29,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("minute")
     with ServerProcess(folder, catalog=CATALOG, env={"MINITOOLAI_TRIES_FACTOR": "1000"}) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = open_chromium(playwright)
-        yield browser
-        browser.close()
 
 
 def sign_up(page: Page, house: ServerProcess, lang: str, email: str) -> None:

@@ -12,10 +12,9 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from tests.support.browse import PASSWORD, last_link
-from tests.support.chromium import chromium as open_chromium
 from tests.support.programs import program
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
@@ -41,14 +40,6 @@ engines = ["quick"]
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with ServerProcess(tmp_path_factory.mktemp("journey"), catalog=CATALOG) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = open_chromium(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("scripts", [True, False])

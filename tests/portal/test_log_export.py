@@ -32,7 +32,6 @@ from minitoolai.portal.log_export import (
     encrypt_secrets_anew,
     ready_ms,
     secret_cipher,
-    secret_context,
 )
 from minitoolai.storage.selling import notices
 from minitoolai.storage.tables import accounts, log_exports
@@ -93,7 +92,7 @@ def exporter(books: TemporaryBooks, tmp_path: Any, writer: Any, *, insecure: boo
 
 
 def save(books: TemporaryBooks, account: int, kind: Any, target: str, form: Any = "csv", day: int = YESTERDAY) -> None:
-    secret = secret_cipher(KEYS).encrypt(secret_context(account), b"hush") if kind == "s3" else None
+    secret = secret_cipher(KEYS).encrypt(account, b"hush") if kind == "s3" else None
     export = LogExport(account, kind, form, target, secret, day, ready_ms(day), 0, None, None, None, 5)
     with books.connection.transaction():
         log_exports.replace(books.connection, export)
@@ -242,7 +241,7 @@ def test_a_wrong_or_lost_secret_is_told_and_a_new_server_secret_keeps_it(
     with books.connection.transaction():
         assert encrypt_secrets_anew(books.connection, newer) == 1
     stored = state(books, account).secret
-    assert secret_cipher(SecretKeys(b"newer")).decrypt(secret_context(account), stored or b"") == b"hush"
+    assert secret_cipher(SecretKeys(b"newer")).decrypt(account, stored or b"") == b"hush"
 
 
 def test_memory_does_not_grow_with_the_log(books: TemporaryBooks, tmp_path: Any) -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 import requests
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from minitoolai.storage.selling import purses
 from minitoolai.storage.tables import users
 from tests.portal.conftest import SELLING
 from tests.support import epay as epay_support
 from tests.support.browse import PASSWORD, new_user
-from tests.support.chromium import chromium
 from tests.support.cli import CATALOG
 from tests.support.epay import Epay
 from tests.support.server import ServerProcess
@@ -34,14 +33,6 @@ context = 4096
 max_output = 1024
 engines = ["fake"]
 """
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

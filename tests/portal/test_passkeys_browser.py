@@ -5,22 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, CDPSession, Page
 
 from tests.support.browse import PASSWORD, Visitor, new_user
-from tests.support.chromium import chromium
 from tests.support.passkeys import origin_of, server_with_domain
 from tests.support.server import ServerProcess
 
 pytestmark = pytest.mark.acceptance
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.support.browse import PASSWORD, Visitor, code_now, new_user
-from tests.support.chromium import chromium
 from tests.support.house import enter
 from tests.support.programs import NODE, install_node
 from tests.support.server import ServerProcess
@@ -30,14 +29,6 @@ SCAN = """async png => {
   const pixels = context.getImageData(0, 0, image.width, image.height);
   return jsQR(pixels.data, image.width, image.height)?.data ?? null;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 
 import pytest
 import requests
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from minitoolai.core.roles import ROLES, may
 from minitoolai.storage.tables import members
 from tests.portal.test_axe import axe, violations
 from tests.support import catalogs
 from tests.support.browse import PASSWORD, Visitor, last_link, new_user
-from tests.support.chromium import chromium
 from tests.support.house import enter
 from tests.support.server import ServerProcess
 from tests.support.team import new_member, number_of, set_role
@@ -23,14 +21,6 @@ from tests.support.team import new_member, number_of, set_role
 pytestmark = pytest.mark.acceptance
 __all__ = ["axe"]
 KEY = re.compile(r"sk-mt-\w{12}-\w{32}-\w{6}")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        yield browser
-        browser.close()
 
 
 def entered(browser: Browser, visitor: Visitor, *, scripts: bool = True, width: int = 1100) -> Page:

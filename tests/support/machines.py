@@ -9,14 +9,17 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import requests
+
 from tests.support.cluster import Cluster
-from tests.support.programs import network_namespaces
+from tests.support.programs import network_namespaces, program
 
 T = TypeVar("T")
 NETWORK = "10.77.0"
@@ -152,3 +155,24 @@ def postgres_on(machine: Machine, *, max_connections: int = 200, **settings: str
         yield made.start()
     finally:
         made.remove()
+
+
+def haproxy_command(machines: Network, folder: Path) -> list[str]:
+    """Return the command of the shipped file for `api1` and `api2`, on port 8080 of `lb`, without TLS."""
+    text = (Path(__file__).parents[2] / "ops" / "haproxy" / "haproxy.cfg").read_text()
+    text = re.sub(r"bind :443 ssl.*", f"bind {machines.machines['lb'].address}:8080", text)
+    # As many as a test may open files for.
+    text = text.replace("maxconn 20000", "maxconn 2000")
+    for address, name in (("10.0.0.21", "api1"), ("10.0.0.22", "api2")):
+        text = text.replace(address, machines.machines[name].address)
+    path = folder / "haproxy.cfg"
+    path.write_text(text)
+    return [program("haproxy"), "-db", "-f", str(path)]
+
+
+def is_ready(client: Machine, url: str) -> bool:
+    """Ask a server from a machine whether it is ready."""
+    try:
+        return client.call(lambda: requests.get(f"{url}/readyz", timeout=3)).status_code == 200
+    except requests.RequestException:
+        return False

@@ -21,6 +21,18 @@ class UpstreamsBehindServer:
         self.upstreams = upstreams
         self.server: ServerProcess
 
+    @property
+    def a(self) -> Upstream:
+        return self.upstreams[0]
+
+    @property
+    def b(self) -> Upstream:
+        return self.upstreams[1]
+
+    @property
+    def c(self) -> Upstream:
+        return self.upstreams[2]
+
     def catalog(self) -> str:
         """Return the catalog of the server."""
         raise NotImplementedError

@@ -11,10 +11,11 @@ import logging
 import zlib
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
-from minitoolai.accounts.ciphers import NONCE_BYTES, Cipher
+from minitoolai.accounts.ciphers import AccountCipher, decrypt, encrypt
 from minitoolai.core.clock import MS_PER_DAY, Clock, random_bytes
 from minitoolai.core.errors import Overloaded, StoreError
 from minitoolai.core.signing import SecretKeys
@@ -76,36 +77,32 @@ class BodyVault:
     """Encrypt and decrypt bodies with the keys of their accounts, and wrap these keys."""
 
     def __init__(self, secret_keys: SecretKeys) -> None:
-        self._wrapping = Cipher(secret_keys, b"request bodies")
+        self._wrapping = AccountCipher(secret_keys, b"request bodies")
 
     def new_key(self, account_id: int) -> bytes:
         """Return a new key for an account, encrypted."""
         return self.wrap(account_id, random_bytes(32))
 
     def wrap(self, account_id: int, key: bytes) -> bytes:
-        return self._wrapping.encrypt(f"account {account_id}".encode(), key)
+        return self._wrapping.encrypt(account_id, key)
 
     def unwrap(self, account_id: int, wrapped: bytes) -> bytes | None:
         """Return the key, or None if it was encrypted under a secret that is lost."""
-        return self._wrapping.decrypt(f"account {account_id}".encode(), wrapped)
+        return self._wrapping.decrypt(account_id, wrapped)
 
     def seal(self, key: bytes, generation_id: int, part: str, body: Body) -> bytes:
         """Compress and encrypt a body. It is bound to its generation and its part."""
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-        nonce, packed = random_bytes(NONCE_BYTES), zlib.compress(body.text.encode(), 1)
-        return nonce + AESGCM(key).encrypt(nonce, packed, _context(generation_id, part))
+        return encrypt(key, _context(generation_id, part), zlib.compress(body.text.encode(), 1))
 
     def open(self, key: bytes, generation_id: int, part: str, sealed: bytes) -> str | None:
         """Return the text of a body, or None if it was encrypted under another key."""
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        packed = decrypt(key, _context(generation_id, part), sealed)
+        return None if packed is None else zlib.decompress(packed).decode()
 
-        try:
-            packed = AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _context(generation_id, part))
-        except InvalidTag:
-            return None
-        return zlib.decompress(packed).decode()
+    def wrap_anew(self, connection: Connection) -> int:
+        """Encrypt the keys of all accounts under the newest secret, and return how many could be decrypted."""
+        replace = partial(request_bodies.replace_key, connection)
+        return self._wrapping.encrypt_anew(request_bodies.all_keys(connection), replace)
 
 
 def _context(generation_id: int, part: str) -> bytes:
@@ -114,13 +111,7 @@ def _context(generation_id: int, part: str) -> bytes:
 
 def wrap_anew(connection: Connection, secret_keys: SecretKeys) -> int:
     """Encrypt the keys of all accounts under the newest secret, and return how many could be decrypted."""
-    vault, count = BodyVault(secret_keys), 0
-    for account_id, wrapped in request_bodies.all_keys(connection):
-        key = vault.unwrap(account_id, wrapped)
-        if key is not None:
-            request_bodies.replace_key(connection, account_id, wrapped, vault.wrap(account_id, key))
-            count += 1
-    return count
+    return BodyVault(secret_keys).wrap_anew(connection)
 
 
 class BodyKeeper:

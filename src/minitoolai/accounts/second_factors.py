@@ -6,12 +6,13 @@ A code is consumed in the transaction of the action that it authorizes, so that 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Protocol
 
 import msgspec
 
 from minitoolai.accounts import totp
-from minitoolai.accounts.ciphers import Cipher
+from minitoolai.accounts.ciphers import AccountCipher
 from minitoolai.core.clock import Clock
 from minitoolai.core.models import SecondFactor
 from minitoolai.core.signing import SecretKeys
@@ -22,23 +23,11 @@ from minitoolai.storage.tables import second_factors
 log = logging.getLogger(__name__)
 
 
-class SecretCipher:
-    """Encrypt and decrypt secrets of second factors with the server's key ring: the newest key encrypts."""
+class SecretCipher(AccountCipher):
+    """Encrypt and decrypt secrets of second factors."""
 
     def __init__(self, secret_keys: SecretKeys) -> None:
-        self._cipher = Cipher(secret_keys, b"second factor")
-
-    def encrypt(self, account_id: int, secret: bytes) -> bytes:
-        """Return nonce and ciphertext. They are bound to the account, so a row copied to another one is worthless."""
-        return self._cipher.encrypt(_context(account_id), secret)
-
-    def decrypt(self, account_id: int, stored: bytes) -> bytes | None:
-        """Return the secret, or None if no key of the ring decrypts it."""
-        return self._cipher.decrypt(_context(account_id), stored)
-
-
-def _context(account_id: int) -> bytes:
-    return f"account {account_id}".encode()
+        super().__init__(secret_keys, b"second factor")
 
 
 class Evidence(Protocol):
@@ -132,10 +121,5 @@ def store_recovery_codes(connection: Connection, account_id: int, codes: list[st
 
 def encrypt_anew(connection: Connection, secret_keys: SecretKeys) -> int:
     """Re-encrypt every second factor under the newest key, and return how many could be decrypted."""
-    cipher, count = SecretCipher(secret_keys), 0
-    for account_id, stored in second_factors.all_secrets(connection):
-        secret = cipher.decrypt(account_id, stored)
-        if secret is not None:
-            second_factors.replace_secret(connection, account_id, stored, cipher.encrypt(account_id, secret))
-            count += 1
-    return count
+    replace = partial(second_factors.replace_secret, connection)
+    return SecretCipher(secret_keys).encrypt_anew(second_factors.all_secrets(connection), replace)

@@ -32,7 +32,7 @@ from minitoolai.core.catalog.prices import (
 )
 from minitoolai.core.catalog.shop import Shop
 from minitoolai.core.catalog.transcription import SECONDS_PER_MINUTE, TranscriptionModel
-from minitoolai.core.clock import generation_name
+from minitoolai.core.clock import date_of, generation_name
 from minitoolai.core.errors import InvalidRequest, ModelNotFound
 from minitoolai.core.models import Caller, Generation, UsageRow
 from minitoolai.core.money import format_dollars, format_pico
@@ -333,7 +333,7 @@ def _attempts(g: Generation) -> list[dict[str, Any]]:
 def _usage_line(row: UsageRow, group_by: str) -> dict[str, Any]:
     group = row.group
     if group_by == "day":
-        group = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=int(group))).date().isoformat()
+        group = date_of(int(group))
     return {
         group_by: group,
         "kind": row.kind,

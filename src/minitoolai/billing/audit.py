@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Set
 from functools import partial
 
-from minitoolai.billing.audit_days import date_of, next_closable, read_day
+from minitoolai.billing.audit_days import next_closable, read_day
 from minitoolai.billing.audit_position import AuditPosition, check_from
 from minitoolai.billing.charging import LEASE_MS
-from minitoolai.core.clock import MS_PER_DAY, Clock
+from minitoolai.core.clock import MS_PER_DAY, Clock, date_of
 from minitoolai.core.errors import Overloaded, SettingsError, StoreError
 from minitoolai.core.money import parse_dollars
 from minitoolai.core.telemetry.meters import INTERRUPTED, Meters

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from minitoolai.billing.audit_days import CHAIN, DayReader, date_of, verify_day
+from minitoolai.billing.audit_days import CHAIN, DayReader, verify_day
+from minitoolai.core.clock import date_of
 from minitoolai.core.errors import ObjectMissing, StoreError
 from minitoolai.storage.archive import rows
 from minitoolai.storage.archive.files import ArchivedRow, Part, part_path

@@ -10,7 +10,6 @@ day can be archived (billing/archive/archiver.py): its hash is then compared wit
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from minitoolai.core.catalog.prices import APART, decode_parts, nano_of
-from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY
+from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY, date_of
 from minitoolai.core.models import split_budget_ids
 from minitoolai.ledger.types import FIRST_CUSTOMER
 from minitoolai.storage.archive.rows import archived_days, openings, rows_left
@@ -254,8 +253,3 @@ def budgets_before(connection: Connection, day: int) -> dict[str, int]:
             for name, amount in read_day(connection, closed.day).budgets.items():
                 budgets[name] = budgets.get(name, 0) + amount
     return budgets
-
-
-def date_of(day: int) -> str:
-    """Return a day as a date."""
-    return (dt.date(1970, 1, 1) + dt.timedelta(days=day)).isoformat()

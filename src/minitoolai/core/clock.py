@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 import secrets
 import time
@@ -121,6 +122,11 @@ def from_base62(text: str) -> int:
     for character in text:
         number = number * 62 + ALPHABET.index(character)
     return number
+
+
+def date_of(day: int) -> str:
+    """Return a day, counted from 1970 in UTC, as in `2026-01-31`."""
+    return (dt.date(1970, 1, 1) + dt.timedelta(days=day)).isoformat()
 
 
 def created_ms(identifier: int) -> int:

@@ -21,10 +21,10 @@ from typing import BinaryIO, Protocol, cast
 
 import msgspec
 
-from minitoolai.accounts.ciphers import Cipher
+from minitoolai.accounts.ciphers import AccountCipher
 from minitoolai.availability import Reports
 from minitoolai.billing.selling.notices import announce
-from minitoolai.core.clock import MS_PER_DAY, Clock, generation_name
+from minitoolai.core.clock import MS_PER_DAY, Clock, date_of, generation_name
 from minitoolai.core.errors import InvalidRequest, ServiceError, StoreError
 from minitoolai.core.models import RecentRequest
 from minitoolai.core.money import format_dollars
@@ -67,24 +67,14 @@ class ExportFile(msgspec.Struct, frozen=True):
     rows: int
 
 
-def secret_cipher(secret_keys: SecretKeys) -> Cipher:
+def secret_cipher(secret_keys: SecretKeys) -> AccountCipher:
     """Return the cipher of the secret access keys of customers' buckets."""
-    return Cipher(secret_keys, b"log exports")
-
-
-def secret_context(account_id: int) -> bytes:
-    """Return what binds an encrypted secret to its account."""
-    return f"account {account_id}".encode()
+    return AccountCipher(secret_keys, b"log exports")
 
 
 def object_name(export: LogExport) -> str:
     """Return the name of the object of the next day: `requests-2026-11-30.csv.gz`."""
-    return f"requests-{day_text(export.next_day)}.{export.format}.gz"
-
-
-def day_text(day: int) -> str:
-    """Return a day number as a date."""
-    return datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m-%d")
+    return f"requests-{date_of(export.next_day)}.{export.format}.gz"
 
 
 def line_of(row: RecentRequest) -> tuple[object, ...]:
@@ -174,7 +164,7 @@ class LogExporter:
         pause_ms = min(FIRST_PAUSE_MS * 2 ** min(failures - 1, 10), LONGEST_PAUSE_MS)
         failed = export._replace(next_ms=now_ms + pause_ms, failures=failures, error=error)
         if log_exports.record(connection, export, failed) and failures == NOTIFY_AFTER:
-            day_name = day_text(export.next_day)
+            day_name = date_of(export.next_day)
             announce(connection, self._clock, export.account_id, "export.failed", day_name, {"day": day_name})
 
     # ── a day in a file ───────────────────────────────────────────────────────────────────────────────────
@@ -191,7 +181,7 @@ class LogExporter:
         while True:
             rows, place = await self._reports.archive.matching_requests(only, ROWS, place)
             count += len(rows)
-            packed.write(await EXPORTS.run(encode, rows, export.format))
+            await EXPORTS.run(_write_rows, packed, rows, export.format)
             if place is None:
                 break
         await EXPORTS.run(packed.close)
@@ -205,7 +195,7 @@ class LogExporter:
     async def _upload(self, export: LogExport, made: ExportFile) -> int:
         if export.kind == "s3":
             return await self._put(export, made)
-        now_ms, message_id = self._clock.now_ms(), f"log-{export.account_id}-{day_text(export.next_day)}"
+        now_ms, message_id = self._clock.now_ms(), f"log-{export.account_id}-{date_of(export.next_day)}"
         timestamp = str(now_ms // 1000)
         begin = f"{message_id}.{timestamp}.".encode()
         signatures = []
@@ -214,7 +204,7 @@ class LogExporter:
             signatures.append("v1," + base64.b64encode(signed).decode())
         headers = {
             "content-type": CONTENT_TYPE, "content-disposition": f'attachment; filename="{object_name(export)}"',
-            "x-log-day": day_text(export.next_day), "x-log-rows": str(made.rows),
+            "x-log-day": date_of(export.next_day), "x-log-rows": str(made.rows),
             "webhook-id": message_id, "webhook-timestamp": timestamp, "webhook-signature": " ".join(signatures),
         }  # fmt: skip
         return await self._client.upload(
@@ -224,7 +214,7 @@ class LogExporter:
 
     async def _put(self, export: LogExport, made: ExportFile) -> int:
         bucket = msgspec.json.decode(export.target, type=Bucket)
-        secret = self._cipher.decrypt(secret_context(export.account_id), export.secret or b"")
+        secret = self._cipher.decrypt(export.account_id, export.secret or b"")
         if secret is None:
             raise InvalidRequest("The secret access key cannot be decrypted. Enter it again.")
         url = bucket.url(object_name(export))
@@ -243,15 +233,12 @@ def ready_ms(day: int) -> int:
 
 def encrypt_secrets_anew(connection: Connection, secret_keys: SecretKeys) -> int:
     """Encrypt the secrets of all buckets under the newest key, and return how many could be decrypted."""
-    cipher, count = secret_cipher(secret_keys), 0
-    for account_id, stored in log_exports.all_secrets(connection):
-        secret = cipher.decrypt(secret_context(account_id), stored)
-        if secret is not None:
-            log_exports.replace_secret(
-                connection, account_id, stored, cipher.encrypt(secret_context(account_id), secret)
-            )
-            count += 1
-    return count
+    replace = partial(log_exports.replace_secret, connection)
+    return secret_cipher(secret_keys).encrypt_anew(log_exports.all_secrets(connection), replace)
+
+
+def _write_rows(packed: gzip.GzipFile, rows: list[RecentRequest], form: str) -> None:
+    packed.write(encode(rows, form))
 
 
 class Digest(Protocol):

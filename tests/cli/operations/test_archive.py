@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from minitoolai.billing import payments
-from minitoolai.core.clock import MS_PER_DAY, SystemClock
-from minitoolai.storage.archive.files import day_name
+from minitoolai.core.clock import MS_PER_DAY, SystemClock, date_of
 from minitoolai.storage.archive.rows import archived_days
 from minitoolai.storage.sqlite import SqliteConnection
 from minitoolai.storage.tables import users
@@ -78,7 +77,7 @@ def fill(server: ServerProcess, requests: int = REQUESTS, days: int = 20) -> int
 
 
 def before_date() -> str:
-    return day_name(SystemClock().now_ms() // MS_PER_DAY - 38)
+    return date_of(SystemClock().now_ms() // MS_PER_DAY - 38)
 
 
 def left(server: ServerProcess) -> int:

@@ -10,14 +10,13 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from minitoolai.billing import payments
 from minitoolai.core.clock import SystemClock
 from minitoolai.portal.prose import render_answer
 from tests.support import catalogs, manners
 from tests.support.browse import Visitor, new_user
-from tests.support.chromium import chromium
 from tests.support.server import ServerProcess
 from tests.support.team import number_of
 from tests.support.upstream import Exchange, Upstream
@@ -102,14 +101,6 @@ def person(echoing: ServerProcess) -> Visitor:
     account = number_of(echoing, EMAIL)
     echoing.write(lambda c: payments.grant(c, SystemClock(), account, 50 * 10**9, reason="test"))
     return member
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 import minitoolai
 from minitoolai.billing import payments
@@ -24,7 +24,6 @@ from minitoolai.storage.tables import accounts, users
 from tests.support.all_kinds import CATALOG
 from tests.support.browse import Visitor
 from tests.support.chromium import ARGUMENTS
-from tests.support.chromium import chromium as open_chromium
 from tests.support.programs import program
 from tests.support.recordings import FIVE, tone
 from tests.support.server import ServerProcess
@@ -39,14 +38,6 @@ def studio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPr
     folder = tmp_path_factory.mktemp("studio")
     with ServerProcess(folder, catalog=CATALOG, env={"MINITOOLAI_TRIES_FACTOR": "1000"}) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = open_chromium(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ import msgspec
 
 from minitoolai.billing.audit_archive import audit_rows
 from minitoolai.billing.audit_days import DayReader
-from minitoolai.core.clock import MS_PER_DAY, Clock
+from minitoolai.core.clock import MS_PER_DAY, Clock, date_of
 from minitoolai.core.errors import ServiceError, StoreError
 from minitoolai.core.threads import ARCHIVE
 from minitoolai.storage.archive import files, rows
@@ -190,14 +190,14 @@ class Archiver:
             self._on_progress(ArchiveProgress("write", day, done, plan.requests))
         if sums.requests != plan.requests or sums.cost != sums.amount + sums.shortfall:
             raise StoreError(
-                f"{files.day_name(day)} was not archived: its costs differ from its transfers, or rows appeared while "
+                f"{date_of(day)} was not archived: its costs differ from its transfers, or rows appeared while "
                 "it was read; run minitoolai audit"
             )
         reader.take_external(await self._access.read(audit.external_of_day, day))
         before = await self._access.read(audit.closed_before, day)
         if await ARCHIVE.run(reader.closed, before) != await self._access.read(audit.closed_day, day):
             raise StoreError(
-                f"{files.day_name(day)} was not archived: its rows differ from those that the audit has closed; "
+                f"{date_of(day)} was not archived: its rows differ from those that the audit has closed; "
                 "run minitoolai audit --full"
             )
         archived = await self._access.read(rows.archived_days)
@@ -364,5 +364,5 @@ class ArchiveKeeper:
         if count:
             log.info("archived %d generations", count)
         if stopped is not None:
-            log.warning("%s is not archived yet: %s", files.day_name(stopped.day), stopped.why_not)
+            log.warning("%s is not archived yet: %s", date_of(stopped.day), stopped.why_not)
         return count

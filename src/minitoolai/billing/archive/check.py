@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from minitoolai.billing.archive.archiver import Access, ArchiveProgress
+from minitoolai.core.clock import date_of
 from minitoolai.core.errors import StoreError
 from minitoolai.core.models import split_budget_ids
 from minitoolai.core.threads import ARCHIVE
@@ -41,7 +42,7 @@ class ArchiveCheck:
         return len(days)
 
     async def _check_day(self, day: rows.ArchivedDay, previous: str) -> None:
-        name = files.day_name(day.day)
+        name = date_of(day.day)
         try:
             data = await self._store.get_file(files.manifest_path(day.day, day.manifest))
             if files.sha256(data) != day.manifest:
@@ -67,7 +68,7 @@ class ArchiveCheck:
         try:
             part = await ARCHIVE.run(files.Part, path, await self._store.get_file(path), entry.sha256)
         except StoreError as error:
-            self.faults.append(f"{files.day_name(day)}: {error}")
+            self.faults.append(f"{date_of(day)}: {error}")
             return Sums()
         found = await ARCHIVE.run(part.rows)
         self.faults += [f"{path}: generation {number}: {fault}" for number, fault in map(_fault, found) if fault]

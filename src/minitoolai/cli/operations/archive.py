@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minitoolai.cli.common import CLOCK, Commands, add_command, opened, prepare_existing, say
-from minitoolai.core.clock import MS_PER_DAY
+from minitoolai.core.clock import MS_PER_DAY, date_of
 from minitoolai.core.errors import InvalidRequest, SettingsError
 from minitoolai.paths import database_url
 from minitoolai.settings import Settings
@@ -133,14 +133,13 @@ def _vacuum(settings: Settings) -> int:
 
 async def _archive(settings: Settings, access: _Access, before: date, *, is_dry: bool) -> int:
     from minitoolai.billing.archive.archiver import LEAST_DAYS, Archiver, DayPlan
-    from minitoolai.storage.archive.files import day_name
     from minitoolai.storage.archive.lock import archive_lock
     from minitoolai.storage.object_store import build_object_store
 
     archiver = Archiver(access, build_object_store(settings), CLOCK, on_progress=show_progress)
     before_ms = int(datetime(before.year, before.month, before.day, tzinfo=UTC).timestamp() * 1000)
     if before_ms > archiver.latest_ms():
-        latest = day_name(archiver.latest_ms() // MS_PER_DAY)
+        latest = date_of(archiver.latest_ms() // MS_PER_DAY)
         raise InvalidRequest(
             f"--before {before} is too recent: the last {LEAST_DAYS} days stay in the database; the latest date is "
             f"{latest}.",
@@ -154,7 +153,7 @@ async def _archive(settings: Settings, access: _Access, before: date, *, is_dry:
                 stopped = plan
                 break
             days, count = days + 1, count + plan.requests
-            say(f"{day_name(plan.day)}  {plan.requests:,} generations")
+            say(f"{date_of(plan.day)}  {plan.requests:,} generations")
         say(f"{count:,} generations of {days} days would be archived")
     else:
         async with archive_lock(access.database) as is_ours:
@@ -168,7 +167,7 @@ async def _archive(settings: Settings, access: _Access, before: date, *, is_dry:
                 "rows. To make it smaller, stop the server and run: minitoolai archive --vacuum"
             )
     if stopped is not None:
-        say(f"{day_name(stopped.day)} and later days cannot be archived yet: {stopped.why_not}")
+        say(f"{date_of(stopped.day)} and later days cannot be archived yet: {stopped.why_not}")
     return 0 if stopped is None else 1
 
 
@@ -187,10 +186,8 @@ async def _verify(settings: Settings, access: _Access) -> int:
 
 def show_progress(progress: Any) -> None:
     """Show a bar on a terminal; elsewhere print a line for each finished step."""
-    from minitoolai.storage.archive.files import day_name
-
     share = progress.done / max(progress.total, 1)
-    text = f"{day_name(progress.day)}  {_STEPS[progress.step]:9} {progress.done:,} of {progress.total:,}"
+    text = f"{date_of(progress.day)}  {_STEPS[progress.step]:9} {progress.done:,} of {progress.total:,}"
     if sys.stderr.isatty():
         bar = ("#" * round(share * _BAR)).ljust(_BAR)
         sys.stderr.write(f"\r[{bar}] {text}\x1b[K" + ("\n" if share >= 1 else ""))

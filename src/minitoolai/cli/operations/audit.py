@@ -12,10 +12,10 @@ from functools import partial
 
 from minitoolai.billing.audit import shortfall_limit
 from minitoolai.billing.audit_archive import verify_closed_day
-from minitoolai.billing.audit_days import CHAIN, OUTSIDE, budgets_before, date_of, rows_outside
+from minitoolai.billing.audit_days import CHAIN, OUTSIDE, budgets_before, rows_outside
 from minitoolai.billing.audit_position import CLOSED_DAY, check_books
 from minitoolai.cli.common import CLOCK, Commands, add_command, add_group, opened, read, say, write
-from minitoolai.core.clock import MS_PER_DAY, generation_name
+from minitoolai.core.clock import MS_PER_DAY, date_of, generation_name
 from minitoolai.core.errors import InvalidRequest, SettingsError
 from minitoolai.core.money import short_dollars
 from minitoolai.settings import Settings

@@ -7,12 +7,12 @@ import re
 import msgspec
 from starlette.responses import Response
 
-from minitoolai.core.clock import MS_PER_DAY
+from minitoolai.core.clock import MS_PER_DAY, date_of
 from minitoolai.core.errors import UrlForbidden
 from minitoolai.core.threads import CIPHERS
 from minitoolai.httpclient.guarded import check_url
 from minitoolai.httpclient.s3 import Bucket
-from minitoolai.portal.log_export import day_text, ready_ms, secret_cipher, secret_context
+from minitoolai.portal.log_export import ready_ms, secret_cipher
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, page
 from minitoolai.storage.database import Connection
@@ -45,7 +45,7 @@ def _shown(export: LogExport) -> dict[str, str]:
 
 
 def _render(page: PageRequest, found: LogExport | None, status: int = 200) -> Response:
-    return page.render("usage/export.html", status, export=found, day_text=day_text)
+    return page.render("usage/export.html", status, export=found, day_text=date_of)
 
 
 @form(PATH, access="user", action="team")
@@ -59,7 +59,7 @@ async def save(page: PageRequest) -> Response:
         target = _read_bucket(page)
         if secret and _is_secret(secret):
             cipher = secret_cipher(page.site.secret_keys)
-            sealed = await CIPHERS.run(cipher.encrypt, secret_context(account_id), secret.encode())
+            sealed = await CIPHERS.run(cipher.encrypt, account_id, secret.encode())
         elif not secret and found is not None and found.secret is not None:
             sealed = found.secret
         else:

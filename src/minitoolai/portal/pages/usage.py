@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 
 from starlette.responses import Response
 
 from minitoolai.billing.usage import LAST_COLUMNS, last_values
 from minitoolai.core.catalog.prices import OUTPUT_BUCKETS
-from minitoolai.core.clock import MS_PER_DAY
+from minitoolai.core.clock import MS_PER_DAY, date_of
 from minitoolai.core.models import UsageCell, sum_cells
 from minitoolai.core.money import format_dollars
 from minitoolai.http.exports import csv_parts
@@ -80,9 +79,9 @@ async def usage_csv(page: PageRequest) -> Response:
     names, _ = await key_names(page)
     lines = (
         (
-            _date(cell.day), cell.kind, escape_formula(cell.model), cell.key_id, escape_formula(names.get(cell.key_id)),
-            cell.requests, cell.input_units, cell.output_units, format_dollars(cell.cost), "USD",
-            *last_values(cell),
+            date_of(cell.day), cell.kind, escape_formula(cell.model), cell.key_id,
+            escape_formula(names.get(cell.key_id)), cell.requests, cell.input_units, cell.output_units,
+            format_dollars(cell.cost), "USD", *last_values(cell),
         )
         for cell in cells
     )  # fmt: skip
@@ -105,10 +104,6 @@ async def key_names(page: PageRequest) -> tuple[dict[str, str], set[str]]:
 def _period_days(page: PageRequest) -> int:
     wanted = page.query.get("days", "")
     return int(wanted) if wanted in map(str, PERIODS) else 30
-
-
-def _date(day: int) -> str:
-    return datetime.fromtimestamp(day * MS_PER_DAY / 1000, UTC).date().isoformat()
 
 
 def group_cells(cells: Iterable[UsageCell], by: Callable[[UsageCell], tuple[object, ...]]) -> list[UsageCell]:

@@ -12,12 +12,11 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from minitoolai.core.clock import MS_PER_DAY
+from minitoolai.core.clock import date_of
 from minitoolai.core.errors import StoreError
 
 FORMAT = 1
@@ -87,11 +86,6 @@ class ArchivedRow(msgspec.Struct, frozen=True):
         return self.generation["created_ms"], self.generation["id"]
 
 
-def day_name(day: int) -> str:
-    """Return a day since 1970 as in 2026-01-31."""
-    return datetime.fromtimestamp(day * MS_PER_DAY / 1000, UTC).date().isoformat()
-
-
 def sha256(data: bytes) -> str:
     """Return the SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
@@ -99,12 +93,12 @@ def sha256(data: bytes) -> str:
 
 def part_path(day: int, part: int, digest: str) -> str:
     """Return the path of a part in the object store."""
-    return f"{FOLDER}/{day_name(day)}/{part:06}-{digest}.jsonl.gz"
+    return f"{FOLDER}/{date_of(day)}/{part:06}-{digest}.jsonl.gz"
 
 
 def manifest_path(day: int, digest: str) -> str:
     """Return the path of the manifest of a day."""
-    return f"{FOLDER}/{day_name(day)}/manifest-{digest}.json"
+    return f"{FOLDER}/{date_of(day)}/manifest-{digest}.json"
 
 
 def encode_line(line: Line) -> bytes:
@@ -119,13 +113,13 @@ def line_digest(encoded: bytes) -> bytes:
 
 def encode_part(day: int, part: int, columns: dict[str, list[str]], lines: Sequence[bytes]) -> bytes:
     """Return the compressed file. The same lines always give the same bytes."""
-    header = msgspec.json.encode(_Header(FORMAT, day_name(day), part, columns))
+    header = msgspec.json.encode(_Header(FORMAT, date_of(day), part, columns))
     return gzip.compress(b"\n".join((header, *lines, b"")), mtime=0)
 
 
 def encode_manifest(day: int, previous: str, sums: Sums, parts: list[PartEntry]) -> bytes:
     """Return the manifest of a day as JSON."""
-    encoded = msgspec.json.encode(Manifest(FORMAT, day_name(day), previous, sums, parts))
+    encoded = msgspec.json.encode(Manifest(FORMAT, date_of(day), previous, sums, parts))
     return msgspec.json.format(encoded, indent=1)
 
 

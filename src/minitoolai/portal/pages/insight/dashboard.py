@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from typing import TypeVar, cast
 from urllib.parse import urlencode
 
 from starlette.responses import Response
 
-from minitoolai.core.clock import MS_PER_DAY
+from minitoolai.core.clock import MS_PER_DAY, date_of
 from minitoolai.core.money import format_dollars
 from minitoolai.core.threads import EXPORTS
 from minitoolai.http.exports import Parts, csv_lines
@@ -175,7 +174,7 @@ def _encode(
         for day, name, before in rows:
             sums = before.less(refunds[day, name]) if (day, name) in refunds else before
             yield (
-                datetime.fromtimestamp(day * MS_PER_DAY / 1000, UTC).date().isoformat(), by,
+                date_of(day), by,
                 escape_formula(emails.get(cast(int, name), str(name))), sums.requests, sums.failures,
                 format_dollars(sums.cost), format_dollars(sums.purchase),
                 "" if sums.margin is None else format_dollars(sums.margin), "USD",
