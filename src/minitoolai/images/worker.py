@@ -236,7 +236,7 @@ class ImageWorker:
         while True:
             await asyncio.sleep(steps_every_s(self.state.fleet.size))
             steps = {job_id: attempt.step for job_id, attempt in self.state.attempts.items() if attempt.step}
-            # Steps of jobs that have ended are read by nobody.
+            # Nothing reads the steps of jobs that have ended.
             if steps.items() <= written.items():
                 continue
             try:

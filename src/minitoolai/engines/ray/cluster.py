@@ -84,7 +84,7 @@ def is_joined() -> bool:
     try:
         return is_alive(node_id())
     except RayError:
-        # The head is away, so nobody knows.
+        # The head does not answer, so the nodes are unknown.
         return True
 
 
