@@ -23,6 +23,7 @@ from minitoolai.http.bodies import BodyLimits, read_parsed
 from minitoolai.http.errors import error_body, last_event
 from minitoolai.http.exchanges import RECORDING, record
 from minitoolai.http.request_context import set_generation
+from minitoolai.http.serving.fast_path import DisconnectWatcher
 from minitoolai.http.streaming import (
     EVENT_STREAM,
     StreamRun,
@@ -209,7 +210,7 @@ async def stream(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) -
 async def respond_whole(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) -> None:
     """Run a chat that is armed, and send its response as a whole."""
     adapted = dialect.adapt(run)
-    watchers: list[asyncio.Future[Any]] = []
+    watchers: list[asyncio.Future[Any] | DisconnectWatcher] = []
     # Most completions arrive within half a second, so watch for a disconnect only in a slower response.
     run.on_slow = lambda: watchers.append(watch_disconnect(run, receive))
     try:

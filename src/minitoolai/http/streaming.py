@@ -21,7 +21,7 @@ from minitoolai.core.in_flight import Cancellation, RunFailure
 from minitoolai.core.telemetry.logs import current_request
 from minitoolai.http.asgi import JSON, Headers, Receive, Send, respond
 from minitoolai.http.errors import error_body
-from minitoolai.http.serving.fast_path import DirectWriter, direct_writer
+from minitoolai.http.serving.fast_path import DirectWriter, DisconnectWatcher, direct_writer, disconnect_watcher
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -226,11 +226,14 @@ async def await_charge(run: StreamRun) -> None:
         ) from error
 
 
-def watch_disconnect(run: StreamRun, receive: Receive) -> asyncio.Future[Any]:
-    """Stop the run when the client disconnects.
+def watch_disconnect(run: StreamRun, receive: Receive) -> asyncio.Future[Any] | DisconnectWatcher:
+    """Stop the run when the client disconnects. Cancel the result at the end of the response.
 
     The request is complete, so the next message can only be a disconnect.
     """
+    direct = disconnect_watcher(receive, lambda: run.stop(ClientLeft("The client disconnected.")))
+    if direct is not None:
+        return direct
     watcher = asyncio.ensure_future(receive())
     watcher.add_done_callback(lambda _: run.stop(ClientLeft("The client disconnected.")))
     return watcher

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from minitoolai.http.asgi import JSON, Send, respond
+from minitoolai.http.serving.fast_path import disconnect_watcher
 from minitoolai.http.streaming import EVENT_STREAM, StreamWriter
 
 HTTP: dict[str, Any] = {
@@ -167,5 +168,72 @@ def test_a_header_with_a_line_break_is_refused_and_nothing_is_written() -> None:
         with pytest.raises(RuntimeError, match="header value"):
             await respond(direct.cycle.send, 200, b"", [(b"x-name", b"a\r\nset-cookie: b=c")])
         assert direct.wire.data == b""
+
+    run(work())
+
+
+def _lose(cycle: RequestResponseCycle) -> None:
+    """What a connection does when its client has gone."""
+    cycle.disconnected = True
+    cycle.message_event.set()
+
+
+def test_a_watcher_is_called_once_when_the_client_disconnects() -> None:
+    async def work() -> None:
+        told: list[None] = []
+        cycle = Cycle().cycle
+        cycle.more_body = False
+        watcher = disconnect_watcher(cycle.receive, lambda: told.append(None))  # type: ignore[arg-type]
+        assert watcher is not None
+        # The server sets the event at the end of a response, too.
+        cycle.message_event.set()
+        assert told == []
+        _lose(cycle)
+        _lose(cycle)
+        assert told == [None]
+        assert await cycle.receive() == {"type": "http.disconnect"}
+
+    run(work())
+
+
+def test_a_cancelled_watcher_leaves_the_request_as_it_was() -> None:
+    async def work() -> None:
+        told: list[None] = []
+        cycle = Cycle().cycle
+        cycle.more_body, event = False, cycle.message_event
+        watcher = disconnect_watcher(cycle.receive, lambda: told.append(None))  # type: ignore[arg-type]
+        assert watcher is not None
+        watcher.cancel()
+        assert cycle.message_event is event
+        _lose(cycle)
+        assert told == []
+
+    run(work())
+
+
+def test_a_client_that_has_gone_already_is_reported_after_this_turn() -> None:
+    async def work() -> None:
+        told: list[None] = []
+        cycle = Cycle().cycle
+        cycle.more_body = False
+        _lose(cycle)
+        disconnect_watcher(cycle.receive, lambda: told.append(None))  # type: ignore[arg-type]
+        assert told == []
+        await asyncio.sleep(0)
+        assert told == [None]
+
+    run(work())
+
+
+def test_only_uvicorns_own_receive_with_a_whole_body_is_watched() -> None:
+    async def work() -> None:
+        cycle = Cycle().cycle
+
+        async def receive() -> Any:
+            return await cycle.receive()
+
+        assert disconnect_watcher(cycle.receive, lambda: None) is None  # type: ignore[arg-type]
+        cycle.more_body = False
+        assert disconnect_watcher(receive, lambda: None) is None
 
     run(work())

@@ -15,10 +15,11 @@ import msgspec
 from minitoolai.core.catalog.prices import APART, decode_parts, nano_of
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.models import Buckets, RevenueRow, UsageCell
-from minitoolai.ledger.types import LedgerState, Operation, Recover, Refund, Requeue, Settle, Work
+from minitoolai.ledger.types import LedgerState, Operation, PlaceHold, Recover, Refund, Requeue, Settle, Work
 from minitoolai.storage.database import Connection, PriceParts, Row, SelectByIds
 
 _WORK = "SELECT id, key_id, model, created_ms FROM generations WHERE id IN (…)"
+_ENDING = (Recover, Requeue, Refund)
 #: Sums of one row of the table, in the order of its columns: requests, input, output, cost, upstream cost.
 Sums = tuple[int, int, int, int, int]
 _COLUMNS = "requests, input_units, output_units, cost, purchase"
@@ -34,10 +35,13 @@ _APART = ", ".join(f"'{name}'" for name in APART)
 
 def select_work(operations: Sequence[Operation]) -> SelectByIds:
     """Return the SELECT of the generations that these operations may end or refund and do not describe."""
-    ending = (
-        o for o in operations if isinstance(o, Recover | Requeue | Refund) or (isinstance(o, Settle) and o.work is None)
-    )
-    return SelectByIds(_WORK, [operation.hold_id for operation in ending])
+    ending = [
+        o.hold_id
+        for o in operations
+        # Most are holds and described settles; a check against several classes takes five times as long.
+        if type(o) is not PlaceHold and (o.work is None if type(o) is Settle else isinstance(o, _ENDING))
+    ]
+    return SelectByIds(_WORK, ending)
 
 
 def known_work(operations: Sequence[Operation], rows: Sequence[Row]) -> dict[int, Work]:
