@@ -39,7 +39,8 @@ def select_work(operations: Sequence[Operation]) -> SelectByIds:
         o.hold_id
         for o in operations
         # Most are holds and described settles; a check against several classes takes five times as long.
-        if type(o) is not PlaceHold and (o.work is None if type(o) is Settle else isinstance(o, _ENDING))
+        if (type(o) is Settle and o.work is None)
+        or (type(o) is not PlaceHold and type(o) is not Settle and isinstance(o, _ENDING))
     ]
     return SelectByIds(_WORK, ending)
 
