@@ -486,32 +486,6 @@ def test_writes_that_need_not_hurry_wait_for_their_delay_or_for_a_full_batch(sql
     assert sqlite_books.rows("SELECT progress FROM holds") == [(599,)]
 
 
-def test_each_settle_waits_its_whole_delay_after_a_hold_took_earlier_ones_along(sqlite_books: TemporaryBooks) -> None:
-    books, account = sqlite_books, sqlite_books.account(1000)
-    books.apply(hold(1, account, 100), hold(2, account, 100))
-
-    async def work(writer: Writer, connection: Any) -> None:
-        writer.submit(hold(3, account, 1))
-        assert writer.run_once(connection)
-        writer.submit(settle(1, account, 50))
-        books.clock.forward(20)
-        writer.submit(hold(4, account, 1))
-        assert writer.run_once(connection)
-        writer.submit(settle(2, account, 50))
-        # The timer that was set for the first settle.
-        books.clock.forward(10)
-        writer._settle_delay_is_over()
-        assert not writer.run_once(connection)
-        # Its own.
-        books.clock.forward(20)
-        writer._settle_delay_is_over()
-        assert writer.run_once(connection)
-
-    with by_hand(books, settle_delay_s=30.0) as (writer, connection):
-        run(work(writer, connection))
-        assert writer.counts.commits == 3
-
-
 class CountingWriter(Writer):
     """Counts how often its thread looks for work."""
 

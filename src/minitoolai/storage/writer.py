@@ -154,8 +154,6 @@ MAX_BATCH = 512
 SETTLE_DELAY_S = 0.010
 #: Write a settle without delay if the last hold is longer ago than this many times SETTLE_DELAY_S.
 IDLE_FACTOR = 2
-#: A timer of the event loop may fire this much early.
-TIMER_SLACK_S = 0.001
 #: Maximum number of queued holds. Further ones raise Overloaded (503).
 MAX_QUEUED_HOLDS = 4096
 FIRST_RETRY_S = 0.05
@@ -190,8 +188,6 @@ class Writer:
         self._urgent = 0
         self._is_due = False
         self._has_timer = False
-        #: When the oldest write that waits must be written.
-        self._delayed_until_s = 0.0
         #: Event loop that will wake the thread at the end of its current turn.
         self._waking_loop: asyncio.AbstractEventLoop | None = None
         self._last_hold_s = 0.0
@@ -314,11 +310,8 @@ class Writer:
 
         Waking the thread for a single settle costs more than its SQL.
         """
-        now_s = self._steady_s()
-        if pending.future is not None and now_s - self._last_hold_s > IDLE_FACTOR * self._settle_delay_s:
+        if pending.future is not None and self._steady_s() - self._last_hold_s > IDLE_FACTOR * self._settle_delay_s:
             return False
-        if len(self._queue) == 1:
-            self._delayed_until_s = now_s + self._settle_delay_s
         if not self._has_timer:
             try:
                 asyncio.get_running_loop().call_later(self._settle_delay_s, self._settle_delay_is_over)
@@ -330,16 +323,9 @@ class Writer:
     def _settle_delay_is_over(self) -> None:
         with self._lock:
             self._has_timer = False
-            if not self._queue:
-                return
-            left_s = self._delayed_until_s - self._steady_s()
-            if left_s > TIMER_SLACK_S:
-                # A hold took along the writes for which this timer was set; those that wait now came later.
-                asyncio.get_running_loop().call_later(left_s, self._settle_delay_is_over)
-                self._has_timer = True
-                return
-            self._is_due = True
-            self._wake()
+            if self._queue:
+                self._is_due = True
+                self._wake()
 
     # ── the thread ────────────────────────────────────────────────────────────────────────────────────────
 
