@@ -31,6 +31,7 @@ from minitoolai.core.models import (
     Outcome,
     Payment,
     SecondFactor,
+    StoredResponse,
     Voucher,
 )
 from minitoolai.core.plans import Windows
@@ -233,7 +234,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(accounts.find_key, "k1").add(accounts.insert_key, key).add(accounts.keys_of, account)
     c.add(accounts.last_used_by_key, account).add(accounts.record_last_used, {"k1": now})
     c.add(accounts.revoke_key, "k1", now).add(accounts.update_key, "k1", "n", KeyRules())
-    response = idempotency.StoredResponse(200, "[]", b"")
+    response = StoredResponse(200, "[]", b"")
     c.add(idempotency.delete_expired, now + 9 * MS_PER_DAY).add(idempotency.drop_responses, [("x", 1)])
     c.add(idempotency.find, f"{account}/word").add(idempotency.rows_with_response, 0, now)
     c.add(idempotency.store_response, f"{account}/word", 5, response)

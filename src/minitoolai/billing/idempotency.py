@@ -2,7 +2,10 @@
 
 The same request again gets the stored response; another request with the same key is refused. The first request that is
 charged uses up the key. A request that ended without a charge leaves its key free, so a retry runs. A request that was
-charged but has no stored response (after a crash or a disconnect) is never run again.
+charged but has no stored response (killed in mid-stream) is never run again.
+
+The commit of a charge stores the response as well: `encode` makes it beforehand. So no machine can be lost between the
+two. Responses that are only known later are stored by `store`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from minitoolai.accounts.keys import check_model
 from minitoolai.billing.charging import already_in_flight
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import IdempotencyMismatch, IdempotencySpent, InvalidRequest, Overloaded, StoreError
-from minitoolai.core.models import Caller, IdempotencyClaim
+from minitoolai.core.models import Caller, IdempotencyClaim, StoredResponse
 from minitoolai.core.threads import RESPONSES
 from minitoolai.storage.database import Database
 from minitoolai.storage.tables import idempotency
@@ -25,6 +28,10 @@ from minitoolai.storage.writer import Writer
 MAX_KEY_LENGTH = 255
 #: Do not store larger responses. The same request again then gets an error saying that it was charged.
 MAX_RESPONSE_BYTES = 32 * 1024 * 1024
+
+
+#: Compress a response of at most this size on the event loop: a thread would take longer.
+INLINE_BYTES = 32 * 1024
 
 
 class RecordedResponse(msgspec.Struct, frozen=True):
@@ -99,17 +106,32 @@ class IdempotencyStore:
             param="Idempotency-Key",
         )
 
+    async def encode(self, response: RecordedResponse) -> StoredResponse | None:
+        """Return what to store with the charge, or None if the response is too large or none is stored."""
+        if len(response.body) <= INLINE_BYTES:
+            return self.encode_now(response)
+        if not self._stores(response):
+            return None
+        return _stored(response, await RESPONSES.run(zlib.compress, response.body, 1))
+
+    def encode_now(self, response: RecordedResponse) -> StoredResponse | None:
+        """Do what `encode` does, without a thread: a large body stays as large as it is."""
+        if not self._stores(response):
+            return None
+        return _stored(response, zlib.compress(response.body, 1 if len(response.body) <= INLINE_BYTES else 0))
+
+    def _stores(self, response: RecordedResponse) -> bool:
+        return self._store_responses and len(response.body) <= MAX_RESPONSE_BYTES
+
     async def store(self, claim: IdempotencyClaim, response: RecordedResponse) -> None:
         """Store the response. After this returns, a repeated request gets it even if this process crashes."""
         hold_id = claim.hold_id
         if hold_id is None or len(response.body) > MAX_RESPONSE_BYTES:
             return
-        if not self._store_responses:
+        stored = await self.encode(response)
+        if stored is None:
             await self.flush()
             return
-        headers = msgspec.json.encode(response.headers).decode()
-        body = await RESPONSES.run(zlib.compress, response.body, 1)
-        stored = idempotency.StoredResponse(response.status, headers, body)
         await self._writer.run(lambda connection: idempotency.store_response(connection, claim.id, hold_id, stored))
 
     async def flush(self) -> None:
@@ -119,6 +141,10 @@ class IdempotencyStore:
     def release(self, claim: IdempotencyClaim) -> None:
         """Release the claim: the request has ended in this process."""
         self._in_flight.pop(claim.id, None)
+
+
+def _stored(response: RecordedResponse, body: bytes) -> StoredResponse:
+    return StoredResponse(response.status, msgspec.json.encode(response.headers).decode(), body)
 
 
 def _check_name(name: str) -> None:

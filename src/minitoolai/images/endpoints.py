@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, cast
@@ -34,7 +34,7 @@ from minitoolai.core.models import Caller
 from minitoolai.core.threads import PICTURES
 from minitoolai.engines.images.codec import EDITS
 from minitoolai.engines.images.editing.uploads import read_uploads
-from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, respond, respond_error
+from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, respond, respond_error, whole_headers
 from minitoolai.http.auth import authenticate
 from minitoolai.http.bodies import BodyLimits, read_parsed
 from minitoolai.http.failure_limits import FailureLimits
@@ -114,17 +114,35 @@ class SubmitEndpoint(_Endpoint):
         caller = await authenticate(scope, self._keys)
         parse = partial(parse_image, insecure_webhooks=self._insecure_webhooks)
         request = await read_parsed(parse, scope, receive, self.limits)
-        return _submitted(scope, await self._service.submit(caller, request))
+        announce = announcer(caller)
+        return _submitted(scope, await self._service.submit(caller, request, announce=announce))
+
+
+def announcer(caller: Caller) -> Callable[[SubmittedJob], Awaitable[None]] | None:
+    """Return what hands over the answer to a job that is about to be queued, if it has an Idempotency-Key."""
+    recorder = None if caller.claim is None else caller.claim.recorder
+    if recorder is None:
+        return None
+
+    async def announce(job: SubmittedJob) -> None:
+        headers, answer = _answer_of(job)
+        body = _encode(answer)
+        await recorder.announce(whole_headers([JSON, *headers], body), body)
+
+    return announce
 
 
 def _submitted(scope: Scope, job: SubmittedJob) -> tuple[Headers, dict[str, Any]]:
     """Return headers and body of the answer to a submitted job."""
-    name = generation_name(job.job_id)
-    set_generation(scope, name)
+    set_generation(scope, generation_name(job.job_id))
+    return _answer_of(job)
+
+
+def _answer_of(job: SubmittedJob) -> tuple[Headers, dict[str, Any]]:
     body: dict[str, Any] = {"status": "success", "jobid": job.job_id, "signature": job.signature}
     if job.waits_for_worker:
         body["message"] = "The job is queued, but no worker is running at the moment. It starts once one is."
-    return [(b"x-generation-id", name.encode())], body
+    return [(b"x-generation-id", generation_name(job.job_id).encode())], body
 
 
 class PollEndpoint(_Endpoint):
@@ -225,7 +243,7 @@ class SubmitEditEndpoint(_EditEndpoint):
         async with self.received(caller, scope, receive) as form:
             request = parse_edit_job(form, insecure_webhooks=self._insecure_webhooks)
             jobs, inputs = await self._prepare(caller, request)
-        return _submitted(scope, await self._service.submit(caller, jobs[0], inputs))
+        return _submitted(scope, await self._service.submit(caller, jobs[0], inputs, announcer(caller)))
 
 
 class EditEndpoint(_EditEndpoint):

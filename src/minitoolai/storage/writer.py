@@ -61,6 +61,8 @@ class PendingWrite(msgspec.Struct, eq=False):
     change: WriteFunction | None
     future: asyncio.Future[Any] | None
     urgent: bool
+    #: A change that is committed before the ledger operations of its batch, so that a charge never comes without it.
+    first: bool = False
     #: No other request is in flight, so no hold is expected that could share its commit.
     last: bool = False
     #: Retry until it is written, however long that takes. All other writes report the failure.
@@ -245,10 +247,13 @@ class Writer:
         watch = Watch(asyncio.get_running_loop(), on_lost)
         self._put(PendingWrite(checkpoint, None, None, urgent=False, must_succeed=True, watch=watch))
 
-    def submit_change(self, change: WriteFunction) -> asyncio.Future[Any]:
-        """Queue a function of a connection for the next transaction, and return a future of its result."""
+    def submit_change(self, change: WriteFunction, *, is_first: bool = False) -> asyncio.Future[Any]:
+        """Queue a function of a connection for the next transaction, and return a future of its result.
+
+        `is_first`: operations that are queued later are not committed before it.
+        """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._put(PendingWrite(None, change, future, urgent=True))
+        self._put(PendingWrite(None, change, future, urgent=True, first=is_first))
         return future
 
     async def run(self, change: WriteFunction) -> Any:
@@ -381,8 +386,9 @@ class Writer:
         if not self._database.is_shared:
             return [batch]
         operations = [pending for pending in batch if pending.operation is not None]
-        changes = [[pending] for pending in batch if pending.change is not None]
-        return [operations, *changes] if operations else changes
+        changes = [[pending] for pending in batch if pending.change is not None and not pending.first]
+        first = [[pending] for pending in batch if pending.first]
+        return [*first, operations, *changes] if operations else [*first, *changes]
 
     def _write(self, connection: Connection, batch: Sequence[PendingWrite]) -> None:
         """Write a batch in one transaction or, after an unexpected error, each write in its own."""
