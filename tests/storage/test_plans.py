@@ -246,7 +246,10 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     wanted = shared_limits.Draw("name", 1, 1, 60, 60_000_000)
     c.add(shared_limits.draw, wanted, now * 1000).add(shared_limits.refill, "name")
     c.add(shared_limits.full_us_of, ["name", "other"])
-    c.add(shared_limits.delete_full, now * 1000)
+    c.add(shared_limits.delete_full, now * 1000).add(shared_limits.delete_old_slots, now)
+    slots = shared_limits.Slots("name", "process", 1)
+    c.add(shared_limits.take_slots, slots, 1, 2, now_ms=now, lease_ms=1).add(shared_limits.slots_of, ["name"], now)
+    c.add(shared_limits.keep_slots, [slots], until_ms=now)
     c.add(jobs.barred, "image").add(jobs.unregister_worker, "w").add(jobs.waiting, "fake", ["m"], 5).add(
         jobs.waiting, "fake", ["m"], 5, (1, now, 5)
     )
