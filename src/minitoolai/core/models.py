@@ -138,11 +138,18 @@ class StoredResponse(msgspec.Struct, frozen=True):
     body: bytes
 
 
+#: Status of a row that stores the IDs of image jobs, as JSON, for which its request waits.
+JOBS_SUBMITTED = 102
+
+
 class AnswerRecorder(Protocol):
     """Copies the response to a request with an Idempotency-Key while it is sent."""
 
     async def announce(self, headers: list[tuple[bytes, bytes]], end: bytes) -> None:
         """Hand over a complete response before it is charged: what was sent so far, or these headers, then `end`."""
+
+    def announce_jobs(self, job_ids: list[int]) -> None:
+        """Hand over the jobs for which the response will wait, before the first is queued."""
 
     def announce_failure(self, end: bytes | None) -> None:
         """Hand over a stream that fails or, without an end, whose caller left, before it is charged."""
@@ -158,6 +165,8 @@ class IdempotencyClaim(msgspec.Struct):
     fingerprint: bytes
     hold_id: int | None = None
     recorder: AnswerRecorder | None = None
+    #: Jobs of the first request with the key, if its process was lost while it waited for them.
+    job_ids: tuple[int, ...] = ()
     #: Set by the recorder; written in the commit of the next hold or charge of the request.
     answer: StoredResponse | None = None
 

@@ -140,6 +140,10 @@ class _Recorder:
         self._announced = self._response(headers, end)
         self._claim.answer = await self._store.encode(self._announced)
 
+    def announce_jobs(self, job_ids: list[int]) -> None:
+        """Hand over the jobs for which the response will wait, before the first is queued."""
+        self._claim.answer = self._store.encode_jobs(job_ids)
+
     def announce_failure(self, end: bytes | None) -> None:
         """Hand over a stream that fails or, without an end, whose caller left, before it is charged."""
         if self._parts and not self._is_stored and self._content_type() == b"text/event-stream":

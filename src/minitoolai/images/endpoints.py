@@ -184,9 +184,11 @@ class GenerateEndpoint(_Endpoint):
     async def _serve(self, scope: Scope, receive: Receive) -> tuple[Headers, Any]:
         caller = await authenticate(scope, self._keys)
         request = await read_parsed(parse_generate, scope, receive, self.limits)
-        if len(request.images) > 1:
-            await self._service.check_balance(caller, request.images[0], len(request.images))
-        jobs = await generate_all(self._service, caller, request.images, receive, timeout_s=self._timeout_s)
+        jobs = await wait_for_first(self._service, caller, self._timeout_s)
+        if jobs is None:
+            if len(request.images) > 1:
+                await self._service.check_balance(caller, request.images[0], len(request.images))
+            jobs = await generate_all(self._service, caller, request.images, receive, timeout_s=self._timeout_s)
         return await _openai_answer(self._delivery, jobs, request.response_format)
 
 
@@ -268,8 +270,11 @@ class EditEndpoint(_EditEndpoint):
         caller = await authenticate(scope, self._keys)
         async with self.received(caller, scope, receive) as form:
             request = parse_edit_form(form, self._task)
-            jobs, inputs = await self._prepare(caller, request)
-        ended = await generate_all(self._service, caller, jobs, receive, timeout_s=self._timeout_s, inputs=inputs)
+            ended = await wait_for_first(self._service, caller, self._timeout_s)
+            if ended is None:
+                jobs, inputs = await self._prepare(caller, request)
+        if ended is None:
+            ended = await generate_all(self._service, caller, jobs, receive, timeout_s=self._timeout_s, inputs=inputs)
         return await _openai_answer(self._delivery, ended, request.response_format)
 
 
@@ -306,6 +311,21 @@ async def generate_all(
         raise
     finally:
         disconnected.cancel()
+    return _succeeded(ended)
+
+
+async def wait_for_first(service: ImageService, caller: Caller, timeout_s: float) -> list[ImageJob] | None:
+    """Wait for the jobs of the first request with this Idempotency-Key, if its process was lost; else return None.
+
+    They are not cancelled if the client disconnects: the process may be alive after all.
+    """
+    if caller.claim is None or not caller.claim.job_ids:
+        return None
+    return _succeeded(await _wait_all(service, list(map(service.known_job, caller.claim.job_ids)), timeout_s))
+
+
+def _succeeded(ended: Sequence[ImageJob]) -> list[ImageJob]:
+    """Return the jobs that succeeded. Raise the failure of the first if there are none."""
     succeeded = [job for job in ended if job.state == "succeeded"]
     if not succeeded:
         raise _failure(ended[0])
@@ -323,9 +343,12 @@ async def _submit_all(
 ) -> list[SubmittedJob]:
     """Submit all jobs or, if one is refused, none."""
     submitted: list[SubmittedJob] = []
+    job_ids = [service.new_job_id() for _ in requests]
+    if caller.claim is not None and caller.claim.recorder is not None:
+        caller.claim.recorder.announce_jobs(job_ids)
     try:
-        for request in requests:
-            submitted.append(await service.submit(caller, request, inputs))
+        for request, job_id in zip(requests, job_ids, strict=True):
+            submitted.append(await service.submit(caller, request, inputs, job_id=job_id))
     except ServiceError:
         await _cancel_all(service, submitted)
         raise

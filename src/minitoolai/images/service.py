@@ -146,6 +146,7 @@ class ImageService:
         request: ImageJobRequest,
         inputs: EditInputs | None = None,
         announce: Callable[[SubmittedJob], Awaitable[None]] | None = None,
+        job_id: int | None = None,
     ) -> SubmittedJob:
         """Hold the price and queue the job, in one commit. `inputs`: the images that it changes.
 
@@ -155,7 +156,7 @@ class ImageService:
         Overloaded if no engine is ready.
         """
         try:
-            job = await self._submit(caller, request, inputs, announce)
+            job = await self._submit(caller, request, inputs, announce, job_id or self.new_job_id())
         except ServiceError as error:
             if error.is_fault:
                 model = self.catalog.image_model(request.model)
@@ -172,6 +173,7 @@ class ImageService:
         request: ImageJobRequest,
         inputs: EditInputs | None,
         announce: Callable[[SubmittedJob], Awaitable[None]] | None,
+        job_id: int,
     ) -> SubmittedJob:
         self.in_flight.check_open()
         model = self.catalog.of_group(caller.price_group).image_model(request.model)
@@ -190,10 +192,10 @@ class ImageService:
         if self._services.spans is not None:
             request = msgspec.structs.replace(request, trace=request_parent())
         request = _with_quality(request, model)
-        job = self._new_job(engine, model)
+        waits = not self._is_available(engine.name, model.name, 0)
+        job = msgspec.structs.replace(self.known_job(job_id), waits_for_worker=waits)
         if announce is not None:
             await announce(job)
-        job_id = job.job_id
         if inputs is None:
             return await self._reserve(caller, request, model, engine, job)
         uploads = self._services.inputs
@@ -208,10 +210,13 @@ class ImageService:
             await uploads.delete(job_id)
             raise
 
-    def _new_job(self, engine: ImageEngine, model: ImageModel) -> SubmittedJob:
-        job_id = 1 + random_number(JOB_ID_BITS - 1)
-        waits = not self._is_available(engine.name, model.name, 0)
-        return SubmittedJob(job_id, self._signer.sign(SIGNATURE_PURPOSE, str(job_id)), waits_for_worker=waits)
+    def new_job_id(self) -> int:
+        """Return an ID for a new job."""
+        return 1 + random_number(JOB_ID_BITS - 1)
+
+    def known_job(self, job_id: int) -> SubmittedJob:
+        """Return what a caller needs to follow this job."""
+        return SubmittedJob(job_id, self._signer.sign(SIGNATURE_PURPOSE, str(job_id)))
 
     async def _reserve(
         self, caller: Caller, request: ImageJobRequest, model: ImageModel, engine: ImageEngine, job: SubmittedJob

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from minitoolai.core.models import IdempotencyClaim, StoredResponse
+from minitoolai.core.models import JOBS_SUBMITTED, IdempotencyClaim, StoredResponse
 from minitoolai.ledger.types import IDEMPOTENCY_TTL_MS, IdempotencyClaimState, LedgerState, Operation, PlaceHold
 from minitoolai.storage.database import Connection, Row, SelectByIds
 
@@ -89,6 +89,21 @@ def find(connection: Connection, claim_id: str) -> IdempotencyRow | None:
         IdempotencyClaimState(created_ms, response is not None, hold_id, hold_state, settled),
         response,
         model,
+    )
+
+
+def unfailed_jobs(connection: Connection, job_ids: Sequence[int]) -> list[int]:
+    """Return those of these image jobs that are charged or may still be."""
+    sql = "SELECT id FROM generations WHERE state IN ('queued', 'running', 'succeeded') AND id IN (…)"
+    return [row[0] for row in connection.select_by_ids(sql, job_ids)]
+
+
+def forget_jobs(connection: Connection, claim_id: str, hold_id: int) -> None:
+    """Free a key whose jobs all failed, unless it belongs to another hold by now."""
+    connection.execute(
+        "UPDATE idempotency_keys SET status = NULL, headers = NULL, body = NULL"
+        f" WHERE id = ? AND hold_id = ? AND status = {JOBS_SUBMITTED}",
+        (claim_id, hold_id),
     )
 
 

@@ -137,8 +137,4 @@ def slots_of(connection: Connection, names: Sequence[str], now_ms: int) -> dict[
 
 def delete_old_slots(connection: Connection, before_ms: int) -> None:
     """Delete rows with a lease that ended before this time."""
-    connection.execute(
-        "DELETE FROM shared_slots WHERE (name, process) IN (SELECT name, process FROM shared_slots WHERE until_ms < ?"
-        f" ORDER BY until_ms LIMIT {DELETE_ROWS}{connection.skip_locked})",
-        (before_ms,),
-    )
+    connection.execute("DELETE FROM shared_slots WHERE until_ms < ?", (before_ms,))
