@@ -178,7 +178,8 @@ NO_QUERIES = {
     "personal_data._execute", "personal_data._page",
     "ledger._update_accounts", "ledger._write_generations", "ledger._write_holds",
     "ledger.save", "ledger.save_budgets", "ledger.load", "ledger.load_budgets", "jobs.save", "jobs.save_requeued",
-    "jobs.load_queues", "idempotency.save", "idempotency.save_answers", "shared_limits._lock", "usage_days.save", "responses._add_bytes", "responses._delete_rows",
+    "jobs.load_queues", "idempotency.save", "idempotency.save_answers", "shared_limits._lock",
+    "usage_days.save", "responses._add_bytes", "responses._delete_rows",
     "responses._set_response", "refunds.load", "refunds.save",
     "selling.purses.load", "selling.purses.save", "selling.purses.remember", "selling.purses._load_windows",
 }  # fmt: skip

@@ -75,8 +75,8 @@ class Relay:
             connection.setblocking(True)
             child = subprocess.Popen(  # noqa: ASYNC220, S603 - this very Python; it takes a millisecond
                 [sys.executable, "-m", self._module],
-                stdin=connection,
-                stdout=connection,
+                stdin=connection.fileno(),
+                stdout=connection.fileno(),
                 stderr=subprocess.DEVNULL,
                 env=child_environment(),
             )
