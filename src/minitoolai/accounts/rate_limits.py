@@ -160,7 +160,7 @@ class Limits:
             for bucket, units in ((group.tokens, tokens), (group.dollars, dollars)):
                 if isinstance(bucket, LeasedBucket) and units:
                     await bucket.prepare(units, min(units, bucket.limit))
-        # Until none of them took any time: meanwhile, other requests may have occupied what was free.
+        # Until none of them took any time: meanwhile, other requests may have occupied free slots.
         while any([await group.slots.prepare() for group in self._groups(caller) if group.slots is not None]):
             continue
 

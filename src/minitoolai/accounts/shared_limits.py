@@ -72,7 +72,7 @@ class SharedBuckets:
         return LeasedBucket(self, self._clock, name, limit)
 
     def slots(self, name: str, limit: int) -> LeasedSlots:
-        """Return this process's part of so many requests in progress. There is one for each name."""
+        """Return this process's part of a limit of requests in progress. There is one for each name."""
         slots = self._by_name.get(name)
         if slots is None:
             slots = self._by_name[name] = LeasedSlots(self, self._clock, name, limit)
@@ -80,7 +80,7 @@ class SharedBuckets:
         return slots
 
     async def take_slots(self, slots: LeasedSlots, wanted: int, least: int) -> int:
-        """Hold so many slots, or as many as others leave; 0 if those are less than `least`. Raises Overloaded."""
+        """Hold the wanted slots, or what others leave of them; 0 if that is less than `least`. Raises Overloaded."""
         self._slots.add(slots)
         change = partial(
             shared_limits.take_slots,

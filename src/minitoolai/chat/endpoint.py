@@ -217,7 +217,7 @@ async def respond_whole(run: ChatRun, dialect: Dialect, receive: Receive, send: 
     watchers: list[asyncio.Future[Any]] = []
 
     def watch() -> None:
-        # A response that is billed anyway is finished for whoever repeats the request with its Idempotency-Key.
+        # Finish a response that is billed in any case: a repetition with the same Idempotency-Key gets it.
         if recorder is None or not run.engine.bills_after_cancel:
             watchers.append(watch_disconnect(run, receive))
 

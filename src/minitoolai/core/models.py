@@ -146,13 +146,13 @@ class AnswerRecorder(Protocol):
     """Copies the response to a request with an Idempotency-Key while it is sent."""
 
     async def announce(self, headers: list[tuple[bytes, bytes]], end: bytes) -> None:
-        """Hand over a complete response before it is charged: what was sent so far, or these headers, then `end`."""
+        """Hand over a complete response before it is charged: the part sent so far, or these headers, then `end`."""
 
     def announce_jobs(self, job_ids: list[int]) -> None:
         """Hand over the jobs for which the response will wait, before the first is queued."""
 
     def announce_failure(self, end: bytes | None) -> None:
-        """Hand over a stream that fails or, without an end, whose caller left, before it is charged."""
+        """Hand over a stream that fails, before it is charged. Without an end, its caller left."""
 
 
 class IdempotencyClaim(msgspec.Struct):

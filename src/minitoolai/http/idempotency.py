@@ -118,8 +118,8 @@ class _Recorder:
     """Forward messages, and see to it that the response is stored before its last message is sent.
 
     So a client that has seen the whole response can get it again. A response that is charged when it ends is announced
-    before, and the commit of its charge stores it: then a machine may be lost at any time. What was not announced, or
-    turned out differently, is stored here.
+    before, and the commit of its charge stores it: then a machine may be lost at any time. A response that was not, or
+    that differs in the end, is stored here.
     """
 
     def __init__(self, store: IdempotencyStore, claim: IdempotencyClaim, send: Send, path: str) -> None:
@@ -136,7 +136,7 @@ class _Recorder:
         claim.recorder = self
 
     async def announce(self, headers: Headers, end: bytes) -> None:
-        """Hand over a complete response before it is charged: what was sent so far, or these headers, then `end`."""
+        """Hand over a complete response before it is charged: the part sent so far, or these headers, then `end`."""
         self._announced = self._response(headers, end)
         self._claim.answer = await self._store.encode(self._announced)
 
@@ -145,13 +145,13 @@ class _Recorder:
         self._claim.answer = self._store.encode_jobs(job_ids)
 
     def announce_failure(self, end: bytes | None) -> None:
-        """Hand over a stream that fails or, without an end, whose caller left, before it is charged."""
+        """Hand over a stream that fails, before it is charged. Without an end, its caller left."""
         if self._parts and not self._is_stored and self._content_type() == b"text/event-stream":
             response = self._response([], last_event(_left(), self._path) if end is None else end)
             self._claim.answer = self._store.encode_now(response)
 
     def _response(self, headers: Headers, end: bytes = b"") -> RecordedResponse:
-        """Return what was sent so far, then `end`. If nothing was sent, these are its headers."""
+        """Return the part sent so far, then `end`. If nothing was sent, these are its headers."""
         pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers or headers]
         return RecordedResponse(self._status or 200, pairs, b"".join((*self._parts, end)))
 
@@ -184,7 +184,7 @@ class _Recorder:
                 await self._store.flush()
                 return
             response = self._response([])
-            # What was announced is in the commit of the charge, for which the end of the response has waited.
+            # An announced response is in the commit of the charge, for which its end has waited.
             if response != self._announced:
                 await self._store.store(self._claim, response)
         except StoreError as error:

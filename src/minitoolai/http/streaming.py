@@ -50,7 +50,7 @@ class StreamRun(Protocol):
         """Pass every block to `write` until the end, and await what `write` returns, if anything."""
 
     async def count_output(self) -> None:
-        """Finish counting what is charged, which `final_events` may report."""
+        """Finish counting the usage, which `final_events` may report."""
 
     def final_events(self) -> bytes:
         """Return the last block, to be sent once the charge is durable."""

@@ -104,7 +104,7 @@ class Relay:
         return Health(self._read_cpu_s(), resident_bytes(self._child.pid), self._child.poll())
 
     async def ended(self) -> Health:
-        """Return how a child has ended whose connection is closed."""
+        """Return how a child has ended, after its connection was closed."""
         assert self._child is not None
         for _ in range(int(EXIT_S / 0.05)):
             if self._child.poll() is not None:

@@ -99,7 +99,7 @@ def unfailed_jobs(connection: Connection, job_ids: Sequence[int]) -> list[int]:
 
 
 def forget_jobs(connection: Connection, claim_id: str, hold_id: int) -> None:
-    """Free a key whose jobs all failed, unless it belongs to another hold by now."""
+    """Free a key after all of its jobs failed, unless it belongs to another hold by now."""
     connection.execute(
         "UPDATE idempotency_keys SET status = NULL, headers = NULL, body = NULL"
         f" WHERE id = ? AND hold_id = ? AND status = {JOBS_SUBMITTED}",
