@@ -61,8 +61,6 @@ class PendingWrite(msgspec.Struct, eq=False):
     change: WriteFunction | None
     future: asyncio.Future[Any] | None
     urgent: bool
-    #: A change that is committed before the ledger operations of its batch, so that a charge never comes without it.
-    first: bool = False
     #: No other request is in flight, so no hold is expected that could share its commit.
     last: bool = False
     #: Retry until it is written, however long that takes. All other writes report the failure.
@@ -73,6 +71,8 @@ class PendingWrite(msgspec.Struct, eq=False):
     watch: Watch | None = None
     #: Called with the operation and its result if the future was done before: its caller had stopped waiting.
     on_late: OnLate | None = None
+    #: A change that is committed before the ledger operations of its batch, so that a charge never comes without it.
+    first: bool = False
     result: Any = None
     failure: BaseException | None = None
     is_done: bool = False
@@ -239,7 +239,9 @@ class Writer:
             raise Overloaded("too many requests are queued; try again", retry_after_s=1)
         future = asyncio.get_running_loop().create_future() if wait else None
         on_late = self.on_late if type(operation) is Settle else None
-        self._put(PendingWrite(operation, None, future, is_hold, is_last, not is_hold, on_late=on_late))
+        self._put(
+            PendingWrite(operation, None, future, is_hold, last=is_last, must_succeed=not is_hold, on_late=on_late)
+        )
         return future
 
     def renew(self, checkpoint: Checkpoint, on_lost: Callable[[Result], None]) -> None:
