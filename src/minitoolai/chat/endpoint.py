@@ -31,7 +31,7 @@ from minitoolai.http.streaming import (
     announced,
     method_not_allowed,
     run_and_charge,
-    stream_response,
+    stream_with_errors,
     watch_disconnect,
 )
 
@@ -203,7 +203,7 @@ async def stream(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) -
     adapted = dialect.adapt(run)
     # An error ends the stream without `[DONE]`.
     error_event = partial(dialect.error_frame, adapted)
-    error = await stream_response(adapted, out, receive, error_event, run.reservation.recorder)
+    error = await stream_with_errors(adapted, out, receive, error_event, run.reservation.recorder)
     if error is not None:
         await respond_error(send, dialect.map_error(error), headers_of(run), dialect.path)
 

@@ -163,18 +163,33 @@ class StreamWriter:
             self._comment = asyncio.ensure_future(self.write(f": {text}\n\n".encode()))
 
 
-async def stream_response(
+async def stream_with_errors(
     run: StreamRun,
     out: StreamWriter,
     receive: Receive,
     error_event: Callable[[ServiceError], bytes],
     recorder: AnswerRecorder | None,
 ) -> ServiceError | None:
-    """Send a whole response and charge for it. Return an error that still has to be sent, as an HTTP status.
+    """Stream a response to its end. Return an error that still has to be sent, as an HTTP status.
 
     An error after the first block is sent as `error_event`. `recorder` takes the response before it is charged.
     """
     end = None if recorder is None else _AnnouncedEnd(run, out, error_event, recorder)
+    error = await stream_response(run, out, receive, end)
+    if error is None or isinstance(error, ClientLeft):
+        return None
+    if not out.has_begun:
+        return error
+    # Plain audio has no event: the server closes its connection, so that the caller notices the missing end.
+    if last := (end and end.last) or error_event(error):
+        await out.write(last, is_last=True)
+    return None
+
+
+async def stream_response(
+    run: StreamRun, out: StreamWriter, receive: Receive, end: _AnnouncedEnd | None = None
+) -> ServiceError | None:
+    """Send a whole response and charge for it. Return the error that ended it, if any."""
     watcher = watch_disconnect(run, receive)
     try:
         if end is None:
@@ -185,15 +200,7 @@ async def stream_response(
         watcher.cancel()
     if error is None:
         await out.write(run.final_events() if end is None else end.last, is_last=True)
-    elif isinstance(error, ClientLeft):
-        return None
-    elif out.has_begun:
-        # Plain audio has no event: the server closes its connection, so that the caller notices the missing end.
-        if last := (end and end.last) or error_event(error):
-            await out.write(last, is_last=True)
-    else:
-        return error
-    return None
+    return error
 
 
 class _AnnouncedEnd:

@@ -15,7 +15,7 @@ from minitoolai.http.bodies import BodyLimits, read_parsed
 from minitoolai.http.errors import error_event, status_and_type
 from minitoolai.http.exchanges import RECORDING, record
 from minitoolai.http.request_context import set_generation
-from minitoolai.http.streaming import EVENT_STREAM, StreamWriter, method_not_allowed, stream_response
+from minitoolai.http.streaming import EVENT_STREAM, StreamWriter, method_not_allowed, stream_with_errors
 from minitoolai.http.validation import json_object, non_empty_text, number, shortened
 from minitoolai.speech.service import SpeechRun, SpeechService
 
@@ -105,7 +105,7 @@ class SpeechEndpoint:
         out = StreamWriter(send, _headers(run))
         if request.as_events:
             run.output = out
-        failure = await stream_response(run, out, receive, partial(_error_event, run), run.reservation.recorder)
+        failure = await stream_with_errors(run, out, receive, partial(_error_event, run), run.reservation.recorder)
         if failure is not None:
             await respond_error(send, failure, _run_headers(run))
 

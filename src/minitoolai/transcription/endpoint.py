@@ -21,7 +21,7 @@ from minitoolai.http.streaming import (
     announced,
     method_not_allowed,
     run_and_charge,
-    stream_response,
+    stream_with_errors,
     watch_disconnect,
 )
 from minitoolai.http.uploads import FileForms, Form
@@ -75,7 +75,7 @@ async def _respond(run: TranscriptionRun, scope: Scope, receive: Receive, send: 
         await _respond_whole(run, receive, send)
         return
     out = run.output = StreamWriter(send, [*EVENT_STREAM, *_headers(run)])
-    failure = await stream_response(run, out, receive, _error_event, run.reservation.recorder)
+    failure = await stream_with_errors(run, out, receive, _error_event, run.reservation.recorder)
     if failure is not None:
         await respond_error(send, failure, _headers(run))
 
