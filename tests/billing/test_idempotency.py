@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
 from minitoolai.billing.charging import Bound, Charging
@@ -17,7 +18,7 @@ from minitoolai.core.errors import (
     InvalidRequest,
     Overloaded,
 )
-from minitoolai.core.models import Caller, IdempotencyClaim
+from minitoolai.core.models import Caller, IdempotencyClaim, Outcome
 from tests.support.books import CHAT, DONE, TemporaryBooks
 
 BOUND = Bound(base=100, unit=10, units=50, least_units=16)
@@ -77,6 +78,68 @@ def test_a_key_in_use_by_an_unfinished_request_is_in_flight(books: TemporaryBook
             await claimed(store, account)
 
     within(books, work)
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_the_commit_of_a_charge_stores_the_response(books: TemporaryBooks, size: int) -> None:
+    account, response = books.account(1000), RecordedResponse(200, [("a", "b")], b"x" * size)
+
+    async def work(store: IdempotencyStore, charging: Charging) -> None:
+        claim = await claimed(store, account)
+        reservation = await charging.reserve(Caller(account, "key000000001", claim=claim), BOUND, CHAT)
+        claim.answer = await store.encode(response)
+        future = charging.settle(reservation, 30, DONE)
+        assert future is not None
+        await future
+        store.release(claim)
+        assert await store.claim(Caller(account, "key000000002"), "a", b"r") == response
+
+    within(books, work)
+
+
+def test_what_failed_without_a_charge_stores_no_response(books: TemporaryBooks) -> None:
+    account = books.account(1000)
+
+    async def work(store: IdempotencyStore, charging: Charging) -> None:
+        claim = await claimed(store, account)
+        reservation = await charging.reserve(Caller(account, "key000000001", claim=claim), BOUND, CHAT)
+        claim.answer = await store.encode(RESPONSE)
+        future = charging.settle(reservation, 0, Outcome("failed"))
+        assert future is not None
+        await future
+        store.release(claim)
+        assert (await claimed(store, account)).answer is None
+
+    within(books, work)
+
+
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_a_repeated_request_waits_for_the_jobs_of_the_first(books: TemporaryBooks, has_failed: bool) -> None:
+    account = books.account(1000)
+
+    async def work(store: IdempotencyStore, charging: Charging) -> None:
+        claim = await claimed(store, account)
+        # The second was not queued before the process was lost.
+        claim.answer = store.encode_jobs([7, 8])
+        caller = Caller(account, "key000000001", claim=claim)
+        reservation = await charging.reserve(caller, BOUND, CHAT, hold_id=7)
+        store.release(claim)
+        with pytest.raises(IdempotencyInFlight):
+            await claimed(store, account)
+        future = charging.settle(msgspec.structs.replace(reservation, claim=None), *ENDINGS[has_failed])
+        assert future is not None
+        await future
+        again = await claimed(store, account)
+        assert (again.hold_id, again.job_ids) == ((None, ()) if has_failed else (7, (7,)))
+        if not has_failed:
+            await store.store(again, RESPONSE)
+            store.release(again)
+            assert await store.claim(Caller(account, "key000000001"), "a", b"r") == RESPONSE
+
+    within(books, work)
+
+
+ENDINGS = {False: (30, DONE), True: (0, Outcome("failed"))}
 
 
 def test_keys_of_two_accounts_are_independent(books: TemporaryBooks) -> None:

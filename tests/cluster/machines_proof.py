@@ -83,7 +83,7 @@ class Site:
     streams: list[tuple[bool, int]] = field(default_factory=list)
     jobs: list[dict[str, Any]] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    #: Requests that ended without an answer, as a repetition was told.
+    #: Repetitions that were refused because the request had been charged.
     spent: list[str] = field(default_factory=list)
 
     def on(self, name: str) -> Machine:
@@ -149,6 +149,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
             "MINITOOLAI_S3_ACCESS_KEY_ID": "test",
             "MINITOOLAI_S3_SECRET_ACCESS_KEY": "test",
             "MINITOOLAI_IMAGE_QUEUE_WITHOUT_WORKERS": "1",
+            # The jobs of ten minutes wait for the bucket.
+            "MINITOOLAI_IMAGE_QUEUE": "10000",
         }
         made = Site(machines, primary, standby, account, tmp_path, env)
         for each in (*API, *WORKERS):
@@ -184,7 +186,7 @@ def _made_bucket(endpoint: str) -> bool:
 
 
 def _repeated(site: Site, path: str, body: dict[str, Any], give_up_s: float) -> dict[str, Any] | None:
-    """Ask with an idempotency key until there is an answer, as a careful client does. None: it was interrupted."""
+    """Ask with an idempotency key until there is an answer, as a careful client does. None: there is none."""
     headers = site.account.headers | {"idempotency-key": uuid.uuid4().hex}
     said = ""
     while time.monotonic() < give_up_s:
@@ -262,11 +264,12 @@ def test_nothing_that_was_acknowledged_is_lost(site: Site) -> None:
     _disturb(site, began_s, until_s)
     for thread in threads:
         thread.join(LASTS_S + 120)
-    assert site.unexpected == []
+    print(f"{len(site.unexpected)} unexpected answers: {Counter(one[:80] for one in site.unexpected)}")
     settled = "SELECT count(*) FROM generations WHERE state IN ('queued', 'running')"
     books = ServerProcess(site.folder / "books", env={"MINITOOLAI_DATABASE_URL": site.standby.local(_name(site))})
     eventually(lambda: books.read(lambda c: c.execute(settled)) == [(0,)], within_s=180, every_s=1)
     _check_answers(site, books)
+    assert site.unexpected == []
     _check_refusals(site)
 
 
@@ -306,17 +309,12 @@ def _check_answers(site: Site, books: ServerProcess) -> None:
     states = Counter(dict(ask("SELECT model || ' ' || kind || ' ' || state, count(*) FROM generations GROUP BY 1")))
     print(f"{dict(states)}; {len(site.usage)} chats answered, {Counter(whole for whole, _ in site.streams)} streams")
     # Each answer is in the books, and nothing else of its kind: a caller that repeats gets the one that was charged.
-    # A machine may be lost between charging a response and storing it for repetitions: then one is charged that its
-    # caller never got, and the repetition is told so.
     unanswered = states["quick chat succeeded"] - len(site.usage)
-    print(f"{unanswered} charged without an answer, of {len(site.spent)} whose repetition was refused")
+    print(f"{unanswered} charged without an answer, {len(site.spent)} repetitions refused")
     assert len(site.usage) >= LASTS_S
-    assert 0 <= unanswered <= len(site.spent)
+    assert (unanswered, site.spent) == (0, [])
     told = sum(one["prompt_tokens"] * INPUT + one["completion_tokens"] * OUTPUT for one in site.usage)
-    each = told // len(site.usage)
-    assert ask("SELECT coalesce(sum(cost), 0) FROM generations WHERE model = 'quick' AND kind = 'chat'") == [
-        (told + unanswered * each,)
-    ]
+    assert ask("SELECT coalesce(sum(cost), 0) FROM generations WHERE model = 'quick' AND kind = 'chat'") == [(told,)]
     # Every job that was acknowledged was drawn, once charged, and its file is there.
     assert states["quick image succeeded"] == len(site.jobs) >= LASTS_S / 2
     assert states["quick image failed"] == 0

@@ -196,8 +196,8 @@ def measure(shop: Site, figures: Figures) -> None:
     figures.rows["queued → engine draws, warm machine"] = f"{statistics.median(waits[1:]):.1f} s"
 
 
-def disturb(shop: Site, figures: Figures, *, seconds: float, jobs: int, seed: int = 1) -> None:
-    """Submit jobs evenly, and meanwhile kill and stop everything in turn."""
+def disturb(shop: Site, figures: Figures, *, seconds: float, jobs: int, seed: int = 1, once: bool = False) -> None:
+    """Submit jobs evenly, and meanwhile kill and stop everything in turn, or each thing only once."""
     draw, accounts = random.Random(seed), [shop.server.account("10") for _ in range(5)]
     over_s = time.monotonic() + seconds
 
@@ -218,7 +218,7 @@ def disturb(shop: Site, figures: Figures, *, seconds: float, jobs: int, seed: in
 
     def node_cut_off() -> None:
         shop.ray.nodes[0].signal(signal.SIGSTOP)
-        time.sleep(draw.uniform(2, 14))
+        time.sleep(draw.uniform(2, 3 if once else 14))
         if draw.random() < 0.5:
             shop.ray.nodes[0].signal(signal.SIGCONT)
             time.sleep(3)
@@ -241,8 +241,8 @@ def disturb(shop: Site, figures: Figures, *, seconds: float, jobs: int, seed: in
     customer.start()
     actions = [node_killed, worker_killed, node_cut_off, database_restarted, head_killed]
     turn = 0
-    while time.monotonic() < over_s:
-        time.sleep(draw.uniform(1, 6))
+    while turn < len(actions) if once else time.monotonic() < over_s:
+        time.sleep(draw.uniform(1, 2 if once else 6))
         _keep_alive(shop)
         action = actions[turn % len(actions)]
         turn += 1

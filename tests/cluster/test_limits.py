@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from minitoolai.accounts.rate_limits import Limit, Limits, Throttle
-from minitoolai.accounts.shared_limits import SharedBuckets
+from minitoolai.accounts.rate_limits import Limit, Limits, Throttle, UsageReservation
+from minitoolai.accounts.shared_limits import SLOTS_LEASE_MS, SharedBuckets
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import RateLimited
 from minitoolai.core.models import Caller, KeyRules, RateLimits
@@ -150,6 +150,50 @@ def test_work_that_used_more_than_it_reserved_is_a_debt_of_all_processes(cluster
             await asyncio.sleep(3.5)
             await limits[0].prepare_work(caller, tokens=200, dollars=0)
             limits[0].reserve(caller, tokens=200, dollars=0)
+
+    asyncio.run(test())
+
+
+STREAMER = Caller(1, "key")
+
+
+async def begin(limits: Limits) -> UsageReservation | None:
+    await limits.prepare_work(STREAMER, tokens=0, dollars=0)
+    try:
+        return limits.reserve(STREAMER, tokens=0, dollars=0)
+    except RateLimited:
+        return None
+
+
+def test_requests_in_progress_are_counted_together(cluster: Cluster) -> None:
+    async def test() -> None:
+        async with processes(cluster.books(), RateLimits(streams=20)) as all_limits:
+            begun = await asyncio.gather(*(begin(all_limits[number % PROCESSES]) for number in range(60)))
+            held = [(number, one) for number, one in enumerate(begun) if one is not None]
+            assert 18 <= len(held) <= 20
+            # A process that ends its requests leaves their places to the others.
+            for number, one in held:
+                all_limits[number % PROCESSES].release(one, tokens=0, dollars=0)
+            await asyncio.sleep(2.5)
+            alone = [await begin(all_limits[0]) for _ in range(25)]
+            assert sum(one is not None for one in alone) == 20
+            # They stay while the requests last, longer than any lease, and nobody else begins one.
+            await asyncio.sleep(SLOTS_LEASE_MS / 1000 + 1)
+            assert await begin(all_limits[1]) is None
+
+    asyncio.run(test())
+
+
+def test_a_process_that_dies_keeps_no_places(cluster: Cluster) -> None:
+    async def test() -> None:
+        url = cluster.books()
+        async with processes(url, RateLimits(streams=5)) as dying:
+            assert sum([await begin(dying[0]) is not None for _ in range(6)]) == 5
+        async with processes(url, RateLimits(streams=5)) as others:
+            assert await begin(others[0]) is None
+            async with asyncio.timeout(SLOTS_LEASE_MS / 1000 + 2):
+                while await begin(others[1]) is None:
+                    await asyncio.sleep(0.2)
 
     asyncio.run(test())
 

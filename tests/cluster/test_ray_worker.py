@@ -7,7 +7,7 @@ from pathlib import Path
 
 import requests
 
-from tests.cluster.ray_proof import Figures, Site, examine, site
+from tests.cluster.ray_proof import Figures, Site, disturb, examine, site
 from tests.cluster.test_workers import health_url
 from tests.support.gallery import PRICE
 from tests.support.server import PROGRAM
@@ -42,6 +42,20 @@ def test_a_lost_machine_fails_no_job_and_a_server_never_loads_ray() -> None:
         assert "_raylet" not in libraries(shop.server.pid)
         said = doctor(shop)
         assert f"ok     Ray: 3 machines, 2 CPUs, 0 GPUs at {shop.ray.address}; a wrong token is refused" in said, said
+
+
+def test_no_job_is_lost_or_paid_twice_while_everything_is_killed_once() -> None:
+    """The short form of `python -m tests.cluster.ray_proof`."""
+    figures = Figures()
+    with site(2) as shop:
+        disturb(shop, figures, seconds=20, jobs=30, once=True)
+        examine(shop, figures)
+    print(f"{figures.counts} after {figures.events}")
+    assert figures.violations == []
+    assert figures.rows == {"jobs lost": "0", "jobs charged twice": "0"}
+    assert set(figures.events.values()) == {1}
+    assert len(figures.events) == 5
+    assert figures.counts == {"succeeded": 30}
 
 
 def placed(shop: Site) -> tuple[int, int, int]:

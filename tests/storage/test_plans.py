@@ -31,11 +31,12 @@ from minitoolai.core.models import (
     Outcome,
     Payment,
     SecondFactor,
+    StoredResponse,
     Voucher,
 )
 from minitoolai.core.plans import Windows
 from minitoolai.ledger.rules import decide
-from minitoolai.ledger.types import ExpireCredit
+from minitoolai.ledger.types import ClaimAnswer, ExpireCredit
 from minitoolai.storage import database
 from minitoolai.storage.archive import rows as archive
 from minitoolai.storage.archive.files import PartEntry, Sums, encode_line, line_digest
@@ -177,7 +178,8 @@ NO_QUERIES = {
     "personal_data._execute", "personal_data._page",
     "ledger._update_accounts", "ledger._write_generations", "ledger._write_holds",
     "ledger.save", "ledger.save_budgets", "ledger.load", "ledger.load_budgets", "jobs.save", "jobs.save_requeued",
-    "jobs.load_queues", "idempotency.save", "usage_days.save", "responses._add_bytes", "responses._delete_rows",
+    "jobs.load_queues", "idempotency.save", "idempotency.save_answers", "shared_limits._lock",
+    "usage_days.save", "responses._add_bytes", "responses._delete_rows",
     "responses._set_response", "refunds.load", "refunds.save",
     "selling.purses.load", "selling.purses.save", "selling.purses.remember", "selling.purses._load_windows",
 }  # fmt: skip
@@ -233,10 +235,11 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(accounts.find_key, "k1").add(accounts.insert_key, key).add(accounts.keys_of, account)
     c.add(accounts.last_used_by_key, account).add(accounts.record_last_used, {"k1": now})
     c.add(accounts.revoke_key, "k1", now).add(accounts.update_key, "k1", "n", KeyRules())
-    response = idempotency.StoredResponse(200, "[]", b"")
+    response = StoredResponse(200, "[]", b"")
     c.add(idempotency.delete_expired, now + 9 * MS_PER_DAY).add(idempotency.drop_responses, [("x", 1)])
     c.add(idempotency.find, f"{account}/word").add(idempotency.rows_with_response, 0, now)
     c.add(idempotency.store_response, f"{account}/word", 5, response)
+    c.add(idempotency.unfailed_jobs, [6]).add(idempotency.forget_jobs, f"{account}/word", 5)
     c.add(jobs.available_models, now).add(jobs.claim, [6], worker="w", now_ms=now, lease_ms=1)
     c.add(jobs.count_workers, now).add(jobs.expired_leases, now).add(jobs.find, 6).add(jobs.jobs_waiting_since, now)
     c.add(jobs.register_worker, "w", {}, now).add(jobs.renew_leases, [jobs.LeaseRenewal(6, 1, 1)], now)
@@ -245,13 +248,17 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     wanted = shared_limits.Draw("name", 1, 1, 60, 60_000_000)
     c.add(shared_limits.draw, wanted, now * 1000).add(shared_limits.refill, "name")
     c.add(shared_limits.full_us_of, ["name", "other"])
-    c.add(shared_limits.delete_full, now * 1000)
+    c.add(shared_limits.delete_full, now * 1000).add(shared_limits.delete_old_slots, now)
+    slots = shared_limits.Slots("name", "process", 1)
+    c.add(shared_limits.take_slots, slots, 1, 2, now_ms=now, lease_ms=1).add(shared_limits.slots_of, ["name"], now)
+    c.add(shared_limits.keep_slots, [slots], until_ms=now)
     c.add(jobs.barred, "image").add(jobs.unregister_worker, "w").add(jobs.waiting, "fake", ["m"], 5).add(
         jobs.waiting, "fake", ["m"], 5, (1, now, 5)
     )
     job = NewGeneration("image", "m", "fake", 1, 1, request="{}", seed=1, size="256x256")
     operations = [hold(8, account, 5, claim="again"), hold(9, account, 5, generation=job, queue_limit=5)]
-    c.add(ledger.apply, [*operations, credit(account, 5)], decide).add(ledger.apply, [settle(5, account, 1)], decide)
+    answered = settle(5, account, 1, answer=ClaimAnswer(f"{account}/word", response))
+    c.add(ledger.apply, [*operations, credit(account, 5)], decide).add(ledger.apply, [answered], decide)
     c.add(ledger.excess_shortfalls, day, 5).add(ledger.broken_invariants).add(ledger.budget_spent, "k1", now).add(
         ledger.carries, settle(5, account, 1)
     )

@@ -306,6 +306,25 @@ def test_a_reference_is_credited_once_however_many_ask_at_once(books: TemporaryB
     assert books.money(account).posted == 70
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_change_that_is_first_is_committed_before_a_charge_of_its_batch(
+    postgres_books: TemporaryBooks, is_first: bool
+) -> None:
+    account = postgres_books.account(1000)
+    postgres_books.apply(hold(1, account, 600))
+
+    async def work(writer: Writer) -> None:
+        sql = "SELECT state FROM holds WHERE id = 1"
+        seen = writer.submit_change(lambda connection: connection.execute(sql), is_first=is_first)
+        charge = writer.submit(settle(1, account, 250))
+        assert charge is not None
+        assert await seen == [("pending" if is_first else "posted",)]
+        assert await charge == Settled(250)
+
+    with postgres_books.writer() as writer:
+        run(work(writer))
+
+
 def test_a_database_that_cannot_be_opened_is_said_at_the_start(sqlite_books: TemporaryBooks) -> None:
     from minitoolai.storage.sqlite import open_sqlite
 

@@ -16,10 +16,19 @@ import psycopg
 import pytest
 
 from minitoolai.billing.archive.reader import ArchiveReader
-from minitoolai.core.models import Balance, Budget, IdempotencyClaim, NewGeneration, Outcome, ServingModel
+from minitoolai.core.models import (
+    Balance,
+    Budget,
+    IdempotencyClaim,
+    NewGeneration,
+    Outcome,
+    ServingModel,
+    StoredResponse,
+)
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import (
     Checkpoint,
+    ClaimAnswer,
     Credit,
     Operation,
     PlaceHold,
@@ -269,18 +278,27 @@ def hold(
     generation: NewGeneration = CHAT,
     queue_limit: int | None = None,
     claim: str | None = None,
+    answer: StoredResponse | None = None,
     budget: Budget | None = None,
     team: Budget | None = None,
     now_ms: int = NOON_MS,
     key: str = "key000000001",
 ) -> PlaceHold:
     head = (hold_id, account, key, generation.kind, base, unit, units, least, lease_ms, now_ms)
-    claimed = IdempotencyClaim(f"{account}/{claim}", b"the same") if claim else None
+    claimed = IdempotencyClaim(f"{account}/{claim}", b"the same", answer=answer) if claim else None
     return PlaceHold(*head, generation, queue_limit, claimed, budget, team)
 
 
-def settle(hold_id: int, account: int, cost: int, outcome: Outcome = DONE, *, attempt: int | None = None) -> Settle:
-    return Settle(hold_id, account, cost, NOON_MS + 500, outcome, attempt)
+def settle(
+    hold_id: int,
+    account: int,
+    cost: int,
+    outcome: Outcome = DONE,
+    *,
+    attempt: int | None = None,
+    answer: ClaimAnswer | None = None,
+) -> Settle:
+    return Settle(hold_id, account, cost, NOON_MS + 500, outcome, attempt, answer=answer)
 
 
 def requeue(

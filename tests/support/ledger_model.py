@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.core.models import Budget, NewGeneration, Outcome, ServingModel
+from minitoolai.core.models import Budget, NewGeneration, Outcome, ServingModel, StoredResponse
 from minitoolai.core.plans import PlanWindow
 from minitoolai.ledger.types import (
     Bought,
     BuyPlan,
     Checkpoint,
+    ClaimAnswer,
     Credit,
     Credited,
     DuplicateRequest,
@@ -60,6 +61,8 @@ class Model:
         self.holds: dict[int, dict[str, Any]] = {}
         #: The hold that stands behind each Idempotency-Key.
         self.claims: dict[str, tuple[int, int]] = {}
+        #: What is stored under each of them.
+        self.answers: dict[str, StoredResponse] = {}
         #: Purse → whose it is, when it pays, what it cost and gave, its limits by window, what of it expired.
         self.purses: dict[int, dict[str, Any]] = {}
         #: (account, what was added or taken, hold or reference, balance after, when, why), in order.
@@ -174,6 +177,9 @@ class Model:
             known["serving"] = outcome.serving or known["serving"]
             if known["turn"]:
                 known.update(result=outcome.result, error=outcome.error)
+            is_due = min(operation.cost, known["amount"]) or outcome.state == "succeeded"
+            if is_due and (answer := operation.answer) and self.claims[answer.claim_id][0] == operation.hold_id:
+                self._answer(*answer)
         return self._end(operation.hold_id, known, ended)
 
     def _is_drawn(self, known: dict[str, Any], attempt: int) -> bool:
@@ -314,6 +320,7 @@ class Model:
                 }  # fmt: skip
                 if ask.claim is not None:
                     self.claims[ask.claim.id] = (ask.hold_id, ask.now_ms)
+                    self._answer(ask.claim.id, ask.claim.answer)
                 return Held(amount, units)
         needed = ask.base + ask.least_units * ask.unit
         if period is not None:
@@ -330,9 +337,17 @@ class Model:
         )
 
     def _is_free(self, claim: str, now_ms: int) -> bool:
-        """An Idempotency-Key stands for its first request for a day, or until that ends without a charge."""
+        """An Idempotency-Key stands for its first request for a day, or until that ends without charge and answer."""
         first = self.claims.get(claim)
-        return first is None or now_ms - first[1] >= DAY_MS or self.holds[first[0]]["state"] == "voided"
+        if first is None or now_ms - first[1] >= DAY_MS:
+            return True
+        return self.holds[first[0]]["state"] == "voided" and claim not in self.answers
+
+    def _answer(self, claim: str, answer: StoredResponse | None) -> None:
+        if answer is None:
+            self.answers.pop(claim, None)
+        else:
+            self.answers[claim] = answer
 
     def _end(self, hold_id: int, known: dict[str, Any], ended: tuple[Any, ...]) -> Result:
         cost, now_ms = ended[1:3]
@@ -360,6 +375,8 @@ class Customers:
         self._holds: list[tuple[int, int]] = []
         self._borrowed = 0
         self._last_hold = 0
+        #: The Idempotency-Key of each hold that has one.
+        self._claimed: dict[int, str] = {}
         #: Plans bought so far: purse, owner, and when and with which limits the purse pays.
         self.plans: dict[int, tuple[BuyPlan, int, int, dict[str, int]]] = {}
         self.lives = draw.choice((0.0, 0.1, 0.25))
@@ -405,11 +422,13 @@ class Customers:
             self._holds.append((self._last_hold, last.account_id))
             return hold(self._last_hold, last.account_id, last.credit - self.draw.choice((0, 0, 1)) or 1)
         if isinstance(last, PlaceHold) and last.claim is not None:
-            return settle(last.hold_id, last.account_id, self.draw.choice((0, 0, 20)))
+            return self._answered(last.hold_id, last.account_id, self.draw.choice((0, 0, 20)), DONE)
         if isinstance(last, Settle) and len(self.past) > 1 and isinstance(first := self.past[-2], PlaceHold):
             # Its caller comes again under the same Idempotency-Key.
             self._last_hold += 1
             self._holds.append((self._last_hold, first.account_id))
+            if first.claim is not None:
+                self._claimed[self._last_hold] = first.claim.id
             return msgspec.structs.replace(first, hold_id=self._last_hold)
         if isinstance(last, Settle) and last.cost:
             return self._refund(last.hold_id, last.account_id)
@@ -452,9 +471,13 @@ class Customers:
         if draw.random() < 0.2:
             # Members of one account share it; a member of another account spends it, too, so that batches mix both.
             team = Budget("team-000000000001", *(draw.choice((None, None, 100, 150, 400)) for _ in range(3)))
+        if claim is not None:
+            self._claimed[number] = f"{account}/{claim}"
+        # The answer to a job is known before it is drawn.
+        answer = StoredResponse(200, "[]", b"job") if draw.random() < 0.1 else None
         return hold(
             number, account, base, unit=unit, units=units, least=least, lease_ms=lease_ms, claim=claim, budget=budget,
-            team=team, now_ms=now_ms,
+            team=team, now_ms=now_ms, answer=answer,
         )  # fmt: skip
 
     def _settle(self) -> Settle:
@@ -463,7 +486,18 @@ class Customers:
         if self.draw.random() < 0.5:
             outcome = msgspec.structs.replace(DRAWN, serving=serving)
             return settle(*self._known(), cost, attempt=self.draw.choice((1, 1, 2)), outcome=outcome)
-        return settle(*self._known(), cost, outcome=msgspec.structs.replace(DONE, serving=serving))
+        hold_id, account = self._known()
+        return self._answered(hold_id, account, cost, msgspec.structs.replace(DONE, serving=serving))
+
+    def _answered(self, hold_id: int, account: int, cost: int, outcome: Outcome) -> Settle:
+        """A charge that often stores an answer, and sometimes is none because the work has failed."""
+        draw, claim = self.draw, self._claimed.get(hold_id)
+        answer = StoredResponse(200, "[]", b"%d" % hold_id)
+        return settle(
+            hold_id, account, cost,
+            outcome=msgspec.structs.replace(outcome, state=draw.choice(("succeeded", "succeeded", "failed"))),
+            answer=ClaimAnswer(claim, answer) if claim is not None and draw.random() < 0.6 else None,
+        )  # fmt: skip
 
     def _requeue(self) -> Requeue:
         draw = self.draw

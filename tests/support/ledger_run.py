@@ -136,8 +136,9 @@ class SideBySide:
         assert generations == [(number, *h["generation"]) for number, h in sorted(model.holds.items())]
         served = rows("SELECT id, model, price_input, price_output FROM generations ORDER BY id")
         assert served == [(number, *h["serving"]) for number, h in sorted(model.holds.items())]
-        assert dict(rows("SELECT id, hold_id FROM idempotency_keys")) == {
-            claim: hold_id for claim, (hold_id, _) in model.claims.items()
+        assert {row[0]: row[1:] for row in rows("SELECT id, hold_id, body FROM idempotency_keys")} == {
+            claim: (hold_id, answer.body if (answer := model.answers.get(claim)) else None)
+            for claim, (hold_id, _) in model.claims.items()
         }
         counted = {name for h in model.holds.values() for name, _ in h["budgets"]}
         used = {name: model.spent(name, "total", 0) for name in counted}

@@ -58,7 +58,7 @@ EQUIVALENT = {
     ): "-1 and -2 are both less than least_units",
     (
         "_place_hold",
-        'operation.now_ms, False, operation.hold_id, "pending", 0',
+        'operation.now_ms, is_kept, operation.hold_id, "pending", 0',
         "0 becomes 1",
     ): "the settled amount of the claim is read from its hold, which is in the same batch",
     (

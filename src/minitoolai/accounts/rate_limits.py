@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from minitoolai.accounts.shared_limits import LeasedBucket, SharedBuckets, bucket_name
+from minitoolai.accounts.shared_limits import LeasedBucket, LeasedSlots, SharedBuckets, bucket_name
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import RateLimited, SettingsError
 from minitoolai.core.models import Caller, RateLimits
@@ -67,20 +67,23 @@ class TokenBucket:
 
 Bucket = TokenBucket | LeasedBucket
 MakeBucket = Callable[[str, int], Bucket]
+MakeSlots = Callable[[str, int], LeasedSlots | None]
 
 
 class LimitGroup:
     """The buckets and in-flight count of one account or one key."""
 
-    __slots__ = ("dollars", "in_flight", "owner", "rate", "requests", "tokens")
+    __slots__ = ("dollars", "in_flight", "owner", "rate", "requests", "slots", "tokens")
 
-    def __init__(self, owner: str, rate: RateLimits, name: str, make: MakeBucket) -> None:
+    def __init__(self, owner: str, rate: RateLimits, name: str, make: MakeBucket, make_slots: MakeSlots) -> None:
         self.owner = owner
         self.rate = rate
         self.requests = make(f"{name}/requests", rate.requests_per_minute) if rate.requests_per_minute else None
         self.tokens = make(f"{name}/tokens", rate.tokens_per_minute) if rate.tokens_per_minute else None
         self.dollars = make(f"{name}/dollars", rate.dollars_per_minute) if rate.dollars_per_minute else None
         self.in_flight = 0
+        #: Of the requests in progress, if several processes share the limit.
+        self.slots = make_slots(f"{name}/streams", rate.streams) if rate.streams else None
 
     def is_idle(self, now_s: float) -> bool:
         """Return True if the group can be dropped without losing state."""
@@ -114,7 +117,7 @@ class Limits:
     def __init__(
         self, clock: Clock, account: RateLimits, *, processes: int = 1, shared: SharedBuckets | None = None
     ) -> None:
-        """Create them. `processes` divide the requests in progress; `shared` are the buckets that they share."""
+        """Create them. `processes` divide the limits, unless `shared` has the buckets that they share."""
         self._clock = clock
         self._account = account
         self._processes = processes
@@ -157,6 +160,9 @@ class Limits:
             for bucket, units in ((group.tokens, tokens), (group.dollars, dollars)):
                 if isinstance(bucket, LeasedBucket) and units:
                     await bucket.prepare(units, min(units, bucket.limit))
+        # Until none of them took any time: meanwhile, other requests may have occupied free slots.
+        while any([await group.slots.prepare() for group in self._groups(caller) if group.slots is not None]):
+            continue
 
     def applies_to(self, caller: Caller) -> bool:
         """Return True if paid work of this caller is limited, so that it must `reserve` and `release`."""
@@ -166,7 +172,7 @@ class Limits:
         """Reserve at most this many tokens and nano-dollars for paid work. Raises RateLimited."""
         now_s, groups = self._clock.steady_s(), self._groups(caller)
         for group in groups:
-            if group.rate.streams and group.in_flight >= max(1, group.rate.streams // self._processes):
+            if group.rate.streams and group.in_flight >= self._streams_of(group):
                 raise RateLimited(
                     f"{group.owner} may have {group.rate.streams} requests in progress. Wait until one finishes.",
                     retry_after_s=1,
@@ -177,6 +183,8 @@ class Limits:
                     raise _refusal(group, f"{much} {unit} per minute", wait_s)
         for group in groups:
             group.in_flight += 1
+            if group.slots is not None:
+                group.slots.occupy()
             _consume(group, tokens, dollars, now_s)
         return UsageReservation(groups, tokens, dollars)
 
@@ -185,17 +193,28 @@ class Limits:
         now_s = self._clock.steady_s()
         for group in reservation.groups:
             group.in_flight -= 1
+            if group.slots is not None:
+                group.slots.free()
             _consume(group, tokens - reservation.tokens, dollars - reservation.dollars, now_s)
+
+    def _streams_of(self, group: LimitGroup) -> int:
+        """Return how many requests in progress this process may have."""
+        if group.slots is not None:
+            return group.slots.held
+        return max(1, (group.rate.streams or 0) // self._processes)
 
     @property
     def of_accounts(self) -> RateLimits:
         """Return the limits that each account has."""
         return self._account
 
-    def states(self, name: str, rate: RateLimits, full_us: Mapping[str, int]) -> list[LimitState]:
+    def states(
+        self, name: str, rate: RateLimits, full_us: Mapping[str, int], slots: Mapping[str, int]
+    ) -> list[LimitState]:
         """Return the limits of `account ID` or `key FAMILY` and the units left, without counting anything.
 
-        `full_us`: the rows of shared buckets by name, with the time at which each is full again.
+        `full_us`: the rows of shared buckets by name, with the time at which each is full again. `slots`: the requests
+        in progress by name, of all processes.
         """
         kind, _, number = name.partition(" ")
         group = self._accounts.get(int(number)) if kind == "account" else self._keys.get(number)
@@ -210,7 +229,9 @@ class Limits:
             if limit
         ]
         if rate.streams:
-            in_flight = group.in_flight * self._processes if group is not None else 0
+            in_flight = slots.get(f"{name}/streams", 0)
+            if self.shared is None and group is not None:
+                in_flight = group.in_flight * self._processes
             found.append(LimitState("streams", rate.streams, max(0, rate.streams - in_flight), 0.0))
         return found
 
@@ -232,14 +253,14 @@ class Limits:
         if account is None:
             self._evict_idle()
             account = self._accounts[caller.account_id] = LimitGroup(
-                "This account", self._account, f"account {caller.account_id}", self._bucket
+                "This account", self._account, f"account {caller.account_id}", self._bucket, self._slots
             )
         if caller.rules is None or caller.rules.rate == RateLimits():
             return (account,)
         key = self._keys.get(caller.rotation_group)
         if key is None or key.rate != caller.rules.rate:
             key = self._keys[caller.rotation_group] = LimitGroup(
-                "This key", caller.rules.rate, f"key {caller.rotation_group}", self._bucket
+                "This key", caller.rules.rate, f"key {caller.rotation_group}", self._bucket, self._slots
             )
         return (key, account)
 
@@ -247,6 +268,9 @@ class Limits:
         if self.shared is not None:
             return self.shared.bucket(name, limit)
         return TokenBucket(max(1, limit // self._processes))
+
+    def _slots(self, name: str, limit: int) -> LeasedSlots | None:
+        return None if self.shared is None else self.shared.slots(name, limit)
 
     def _evict_idle(self) -> None:
         if len(self._accounts) + len(self._keys) < MAX_TRACKED:

@@ -2,6 +2,9 @@
 
 A process draws the more, the faster it spends, but at most a tenth of the limit, and returns units that it does not
 need. So the limit holds for all processes together, and one connection can use nearly all of it.
+
+Requests in progress are slots, which are held and given back. A process holds them under a lease that it renews, so
+that one which dies keeps none.
 """
 
 from __future__ import annotations
@@ -10,11 +13,12 @@ import asyncio
 import hashlib
 import logging
 from functools import partial
+from weakref import WeakValueDictionary
 
-from minitoolai.core.clock import Clock
+from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.errors import Overloaded, StoreError
 from minitoolai.storage.tables import shared_limits
-from minitoolai.storage.tables.shared_limits import Draw, Drawn
+from minitoolai.storage.tables.shared_limits import Draw, Drawn, Slots
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -32,6 +36,8 @@ ASK_AGAIN_S = 0.5
 #: Draw again in the background once less than this part of the last draw is left.
 LOW = 4
 MINUTE_S = 60.0
+#: Lease of slots, renewed this often. It ends this long after its process has died.
+SLOTS_LEASE_MS, RENEW_SLOTS_EVERY_S = 10_000, 3.0
 
 
 class SharedBuckets:
@@ -41,6 +47,11 @@ class SharedBuckets:
         self._writer = writer
         self._clock = clock
         self._holding: set[LeasedBucket] = set()
+        self._process = random_text(10)
+        #: Those that hold or draw slots, and all that are in use.
+        self._slots: set[LeasedSlots] = set()
+        self._by_name: WeakValueDictionary[str, LeasedSlots] = WeakValueDictionary()
+        self._renew_at_s = 0.0
         self._background: set[asyncio.Task[None]] = set()
 
     async def draw(self, wanted: Draw) -> Drawn:
@@ -59,6 +70,31 @@ class SharedBuckets:
     def bucket(self, name: str, limit: int) -> LeasedBucket:
         """Return this process's part of a bucket of so many units a minute."""
         return LeasedBucket(self, self._clock, name, limit)
+
+    def slots(self, name: str, limit: int) -> LeasedSlots:
+        """Return this process's part of a limit of requests in progress. There is one for each name."""
+        slots = self._by_name.get(name)
+        if slots is None:
+            slots = self._by_name[name] = LeasedSlots(self, self._clock, name, limit)
+        slots.limit = limit
+        return slots
+
+    async def take_slots(self, slots: LeasedSlots, wanted: int, least: int) -> int:
+        """Hold the wanted slots, or what others leave of them; 0 if that is less than `least`. Raises Overloaded."""
+        self._slots.add(slots)
+        change = partial(
+            shared_limits.take_slots,
+            wanted=Slots(slots.name, self._process, wanted),
+            least=least,
+            limit=slots.limit,
+            now_ms=self._clock.lease_ms(),
+            lease_ms=SLOTS_LEASE_MS,
+        )
+        try:
+            held: int = await self._writer.run(change)
+        except StoreError as error:
+            raise Overloaded("the database is temporarily unavailable; try again", retry_after_s=2) from error
+        return held
 
     def hold(self, bucket: LeasedBucket) -> None:
         """Remember that a bucket holds units, which may have to be given back."""
@@ -80,11 +116,94 @@ class SharedBuckets:
                         await self.draw(Draw(bucket.name, -units, 0, bucket.limit, int(MINUTE_S * 1e6)))
                     if not bucket.held:
                         self._holding.discard(bucket)
+                await self._keep_slots()
                 if look % DELETE_AFTER == DELETE_AFTER - 1:
                     now_us = self._clock.lease_ms() * 1000
                     await self._writer.run(partial(shared_limits.delete_full, now_us=now_us))
+                    before_ms = self._clock.lease_ms() - SLOTS_LEASE_MS
+                    await self._writer.run(partial(shared_limits.delete_old_slots, before_ms=before_ms))
             except (StoreError, Overloaded) as error:
                 log.info("giving back unused rate limits failed: %s", error)
+
+    async def _keep_slots(self) -> None:
+        """Give back unused slots, and renew the leases of the others, all in one statement."""
+        now_s = self._clock.steady_s()
+        changed = [slots for slots in list(self._slots) if slots.give_back(now_s)]
+        if now_s >= self._renew_at_s:
+            self._renew_at_s = now_s + RENEW_SLOTS_EVERY_S
+            changed = [slots for slots in self._slots if not slots.is_drawing]
+        if not changed:
+            return
+        rows = [Slots(slots.name, self._process, slots.held) for slots in changed]
+        self._slots -= {slots for slots in changed if not slots.held}
+        until_ms = self._clock.lease_ms() + SLOTS_LEASE_MS
+        await self._writer.run(partial(shared_limits.keep_slots, slots=rows, until_ms=until_ms))
+
+
+class LeasedSlots:
+    """What this process holds of the requests in progress that all processes may have together."""
+
+    __slots__ = (
+        "__weakref__",
+        "_ask_again_s",
+        "_clock",
+        "_drawing",
+        "_drawn_s",
+        "_shared",
+        "_step",
+        "_used_s",
+        "held",
+        "limit",
+        "name",
+        "used",
+    )
+
+    def __init__(self, shared: SharedBuckets, clock: Clock, name: str, limit: int) -> None:
+        self.name, self.limit = name, limit
+        #: Slots that this process holds, and those that requests occupy.
+        self.held = self.used = 0
+        self._shared, self._clock = shared, clock
+        self._step = 1
+        self._drawn_s = self._used_s = float("-inf")
+        self._ask_again_s = 0.0
+        self._drawing = asyncio.Lock()
+
+    @property
+    def is_drawing(self) -> bool:
+        return self._drawing.locked()
+
+    async def prepare(self) -> bool:
+        """Hold one more slot than is occupied, if there is one. Return whether that took time. Raises Overloaded."""
+        if self.used < self.held or self._clock.steady_s() < self._ask_again_s:
+            return False
+        async with self._drawing:
+            now_s = self._clock.steady_s()
+            if self.used < self.held or now_s < self._ask_again_s:
+                return True
+            self._step = min(self._step * 2, max(1, self.limit // SHARE)) if now_s - self._drawn_s < FAST_S else 1
+            self._drawn_s = self._used_s = now_s
+            held = await self._shared.take_slots(self, self.used + self._step, self.used + 1)
+            if held:
+                self.held = held
+            else:
+                self._ask_again_s = self._clock.steady_s() + ASK_AGAIN_S
+        return True
+
+    def occupy(self) -> None:
+        """Begin a request."""
+        self.used += 1
+        self._used_s = self._clock.steady_s()
+
+    def free(self) -> None:
+        """End a request."""
+        self.used -= 1
+
+    def give_back(self, now_s: float) -> bool:
+        """Hold no more slots than were needed lately. Return whether that changes anything."""
+        if self.is_drawing or self.held == self.used or now_s - self._used_s < GIVE_BACK_EVERY_S:
+            return False
+        self.held = self.used
+        return True
 
 
 class LeasedBucket:

@@ -107,6 +107,9 @@ class AudioRun(Generic[_Response]):
         """Return the charge if the run ended now, in nano-dollars."""
         return self.units * self.reservation.price_input
 
+    async def count_output(self) -> None:
+        """Do nothing: characters and seconds are counted as they are processed."""
+
     async def charge(self, *, within_s: float) -> None:
         """Settle the hold and wait until that is durable. Raises TimeoutError if the database does not respond."""
         self.finish()

@@ -31,13 +31,22 @@ from minitoolai.core.errors import (
     StoreError,
 )
 from minitoolai.core.inference import ChatRequest
-from minitoolai.core.models import Caller, GenerationState, IdempotencyClaim, NewGeneration, Outcome, ServingModel
+from minitoolai.core.models import (
+    AnswerRecorder,
+    Caller,
+    GenerationState,
+    IdempotencyClaim,
+    NewGeneration,
+    Outcome,
+    ServingModel,
+)
 from minitoolai.core.money import short_dollars
 from minitoolai.core.telemetry.logs import SummedLog
 from minitoolai.core.telemetry.meters import Meters
 from minitoolai.core.telemetry.tracing import Spans
 from minitoolai.ledger.types import (
     Checkpoint,
+    ClaimAnswer,
     DuplicateRequest,
     Held,
     InsufficientFunds,
@@ -157,6 +166,13 @@ class Reservation(msgspec.Struct, frozen=True):
     work: Work | None = None
     #: Of a job: the attempt that settles it. The job's lease takes the place of the hold's.
     attempt: int | None = None
+    #: Idempotency-Key that was claimed with the hold: the charge stores its answer.
+    claim: IdempotencyClaim | None = None
+
+    @property
+    def recorder(self) -> AnswerRecorder | None:
+        """Return what takes the response before it is charged, if the request has an Idempotency-Key."""
+        return None if self.claim is None else self.claim.recorder
 
     def for_model(self, serving: ServingModel, units: int) -> Reservation:
         """Return the reservation for another model that it pays for, with this many units of output."""
@@ -265,7 +281,7 @@ class Charging:
             raise
         if not isinstance(result, Held):
             if claim is not None:
-                claim.hold_id = None
+                claim.hold_id = claim.answer = None
             raise _error_for(result, generation.kind)
         return Reservation(
             hold.hold_id,
@@ -278,6 +294,7 @@ class Charging:
             generation.model,
             generation.engine,
             work=Work(caller.key_id, generation.model, now_ms),
+            claim=claim,
         )
 
     def settle(
@@ -299,7 +316,14 @@ class Charging:
             self._limits.release(reservation.limit_usage, tokens=tokens, dollars=cost)
         now_ms = self._clock.now_ms()
         settle = Settle(
-            reservation.hold_id, reservation.account_id, cost, now_ms, outcome, reservation.attempt, reservation.work
+            reservation.hold_id,
+            reservation.account_id,
+            cost,
+            now_ms,
+            outcome,
+            reservation.attempt,
+            reservation.work,
+            None if reservation.claim is None else _answer_of(reservation.claim),
         )
         if self._spans is not None:
             charge = self._traced_settle(self._spans, settle, is_last=is_last)
@@ -433,6 +457,11 @@ def _claim_once(claim: IdempotencyClaim, hold_id: int) -> IdempotencyClaim | Non
         return None
     claim.hold_id = hold_id
     return claim
+
+
+def _answer_of(claim: IdempotencyClaim) -> ClaimAnswer | None:
+    """Return what a charge stores under the Idempotency-Key, or None if the response is not known yet."""
+    return None if claim.answer is None else ClaimAnswer(claim.id, claim.answer)
 
 
 def already_in_flight() -> IdempotencyInFlight:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 from minitoolai.accounts.keys import KeyVerifier
@@ -28,9 +29,10 @@ from minitoolai.http.streaming import (
     EVENT_STREAM,
     StreamRun,
     StreamWriter,
+    announced,
     method_not_allowed,
     run_and_charge,
-    stream_response,
+    stream_with_errors,
     watch_disconnect,
 )
 
@@ -123,6 +125,9 @@ class DialectAdapter:
     async def read_whole(self) -> bytes:
         return self.translator.completion(await self.run.read_whole())
 
+    async def count_output(self) -> None:
+        await self.run.count_output()
+
     def final_events(self) -> bytes:
         return self.translator.final_events(self.run.final_events())
 
@@ -197,24 +202,30 @@ async def stream(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) -
     if run.request.preferences is not None:
         run.on_new_model = lambda: out.replace_headers([*EVENT_STREAM, *headers_of(run)])
     adapted = dialect.adapt(run)
-    error = await stream_response(adapted, out, receive)
-    if error is None or isinstance(error, ClientLeft):
-        return
-    # Send the error as an HTTP status if nothing has been sent yet, else as the last event, without `[DONE]`.
-    if out.has_begun:
-        await out.write(dialect.error_frame(adapted, error), is_last=True)
-    else:
+    # An error ends the stream without `[DONE]`.
+    error_event = partial(dialect.error_frame, adapted)
+    error = await stream_with_errors(adapted, out, receive, error_event, run.reservation.recorder)
+    if error is not None:
         await respond_error(send, dialect.map_error(error), headers_of(run), dialect.path)
 
 
 async def respond_whole(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) -> None:
     """Run a chat that is armed, and send its response as a whole."""
     adapted = dialect.adapt(run)
+    work, recorder = adapted.read_whole, run.reservation.recorder
+    if recorder is not None:
+        work = partial(announced, work, recorder, lambda body: (body, [JSON, *headers_of(run)]))
     watchers: list[asyncio.Future[Any] | DisconnectWatcher] = []
+
+    def watch() -> None:
+        # Finish a response that is billed in any case: a repetition with the same Idempotency-Key gets it.
+        if recorder is None or not run.engine.bills_after_cancel:
+            watchers.append(watch_disconnect(run, receive))
+
     # Most completions arrive within half a second, so watch for a disconnect only in a slower response.
-    run.on_slow = lambda: watchers.append(watch_disconnect(run, receive))
+    run.on_slow = watch
     try:
-        result = await run_and_charge(adapted, adapted.read_whole)
+        result = await run_and_charge(adapted, work)
     finally:
         # Break the reference cycle, which only the garbage collector could free.
         run.on_slow = None

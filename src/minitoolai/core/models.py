@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -128,6 +128,33 @@ HoldStatus = Literal["pending", "posted", "voided"]
 GenerationState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
+class StoredResponse(msgspec.Struct, frozen=True):
+    """Response to the first request under an Idempotency-Key, as its row stores it."""
+
+    status: int
+    #: List of pairs, as JSON.
+    headers: str
+    #: Compressed with deflate.
+    body: bytes
+
+
+#: Status of a row that stores the IDs of image jobs, as JSON, for which its request waits.
+JOBS_SUBMITTED = 102
+
+
+class AnswerRecorder(Protocol):
+    """Copies the response to a request with an Idempotency-Key while it is sent."""
+
+    async def announce(self, headers: list[tuple[bytes, bytes]], end: bytes) -> None:
+        """Hand over a complete response before it is charged: the part sent so far, or these headers, then `end`."""
+
+    def announce_jobs(self, job_ids: list[int]) -> None:
+        """Hand over the jobs for which the response will wait, before the first is queued."""
+
+    def announce_failure(self, end: bytes | None) -> None:
+        """Hand over a stream that fails, before it is charged. Without an end, its caller left."""
+
+
 class IdempotencyClaim(msgspec.Struct):
     """Idempotency-Key of a request: for 24 hours it stands for the first paid request sent with it.
 
@@ -137,6 +164,11 @@ class IdempotencyClaim(msgspec.Struct):
     id: str
     fingerprint: bytes
     hold_id: int | None = None
+    recorder: AnswerRecorder | None = None
+    #: Jobs of the first request with the key, if its process was lost while it waited for them.
+    job_ids: tuple[int, ...] = ()
+    #: Set by the recorder; written in the commit of the next hold or charge of the request.
+    answer: StoredResponse | None = None
 
 
 class Caller(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ __all__ = [
     "respond",
     "respond_error",
     "sort_headers",
+    "whole_headers",
 ]
 
 JSON = (b"content-type", b"application/json")
@@ -45,9 +46,14 @@ def header(scope: Mapping[str, Any], name: bytes) -> bytes:
     return headers_by_name(scope).get(name, b"")
 
 
+def whole_headers(headers: Headers, body: bytes) -> Headers:
+    """Return the headers that a complete response is sent with."""
+    return [*headers, (b"content-length", b"%d" % len(body))]
+
+
 async def respond(send: Send, status: int, body: bytes, headers: Headers) -> None:
     """Send a complete response."""
-    headers = [*headers, (b"content-length", b"%d" % len(body))]
+    headers = whole_headers(headers, body)
     if try_fast_response(send, status, body, headers):
         return
     await send({"type": "http.response.start", "status": status, "headers": headers})

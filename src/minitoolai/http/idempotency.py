@@ -110,12 +110,16 @@ class Idempotent:
             await handler(scope, receive, recorder)
         finally:
             await recorder.end()
+            # Break the reference cycle, which only the garbage collector could free.
+            claim.recorder = None
 
 
 class _Recorder:
-    """Forward messages, and store the response before its last message is sent.
+    """Forward messages, and see to it that the response is stored before its last message is sent.
 
-    So a client that has seen the whole response can get it again.
+    So a client that has seen the whole response can get it again. A response that is charged when it ends is announced
+    before, and the commit of its charge stores it: then a machine may be lost at any time. A response that was not, or
+    that differs in the end, is stored here.
     """
 
     def __init__(self, store: IdempotencyStore, claim: IdempotencyClaim, send: Send, path: str) -> None:
@@ -127,6 +131,29 @@ class _Recorder:
         self._headers: Headers = []
         self._parts: list[bytes] = []
         self._is_stored = False
+        #: What the commit of the charge stores, or of the hold of a job.
+        self._announced: RecordedResponse | None = None
+        claim.recorder = self
+
+    async def announce(self, headers: Headers, end: bytes) -> None:
+        """Hand over a complete response before it is charged: the part sent so far, or these headers, then `end`."""
+        self._announced = self._response(headers, end)
+        self._claim.answer = await self._store.encode(self._announced)
+
+    def announce_jobs(self, job_ids: list[int]) -> None:
+        """Hand over the jobs for which the response will wait, before the first is queued."""
+        self._claim.answer = self._store.encode_jobs(job_ids)
+
+    def announce_failure(self, end: bytes | None) -> None:
+        """Hand over a stream that fails, before it is charged. Without an end, its caller left."""
+        if self._parts and not self._is_stored and self._content_type() == b"text/event-stream":
+            response = self._response([], last_event(_left(), self._path) if end is None else end)
+            self._claim.answer = self._store.encode_now(response)
+
+    def _response(self, headers: Headers, end: bytes = b"") -> RecordedResponse:
+        """Return the part sent so far, then `end`. If nothing was sent, these are its headers."""
+        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers or headers]
+        return RecordedResponse(self._status or 200, pairs, b"".join((*self._parts, end)))
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -144,29 +171,34 @@ class _Recorder:
         """
         if self._is_stored or not self._parts or self._content_type() != b"text/event-stream":
             return
-        error = ClientLeft(
-            "The first client with this Idempotency-Key disconnected here. Send a new key to run the request again."
-        )
-        self._parts.append(last_event(error, self._path))
+        self._parts.append(last_event(_left(), self._path))
         await asyncio.shield(self._store_response())
 
     async def _store_response(self) -> None:
         self._is_stored = True
         if self._claim.hold_id is None:
             return
-        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
         try:
             # An error response was not charged, so it is not stored and the key is free again.
             if self._status >= 400:
                 await self._store.flush()
                 return
-            await self._store.store(self._claim, RecordedResponse(self._status, headers, b"".join(self._parts)))
+            response = self._response([])
+            # An announced response is in the commit of the charge, for which its end has waited.
+            if response != self._announced:
+                await self._store.store(self._claim, response)
         except StoreError as error:
             log.error("storing the response for idempotency key %s failed: %s", self._claim.id, error)
 
     def _content_type(self) -> bytes:
         value = next((value for name, value in self._headers if name.lower() == b"content-type"), b"")
         return value.partition(b";")[0].strip()
+
+
+def _left() -> ClientLeft:
+    return ClientLeft(
+        "The first client with this Idempotency-Key disconnected here. Send a new key to run the request again."
+    )
 
 
 async def _replay(response: RecordedResponse, send: Send) -> None:

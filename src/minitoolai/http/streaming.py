@@ -18,8 +18,9 @@ from minitoolai.core.errors import (
     internal_error,
 )
 from minitoolai.core.in_flight import Cancellation, RunFailure
+from minitoolai.core.models import AnswerRecorder
 from minitoolai.core.telemetry.logs import current_request
-from minitoolai.http.asgi import JSON, Headers, Receive, Send, respond
+from minitoolai.http.asgi import JSON, Headers, Receive, Send, respond, whole_headers
 from minitoolai.http.errors import error_body
 from minitoolai.http.serving.fast_path import DirectWriter, DisconnectWatcher, direct_writer, disconnect_watcher
 
@@ -47,6 +48,9 @@ class StreamRun(Protocol):
 
     async def flow(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
         """Pass every block to `write` until the end, and await what `write` returns, if anything."""
+
+    async def count_output(self) -> None:
+        """Finish counting the usage, which `final_events` may report."""
 
     def final_events(self) -> bytes:
         """Return the last block, to be sent once the charge is durable."""
@@ -112,6 +116,10 @@ class StreamWriter:
         self._is_sending = False
         self._direct: DirectWriter | None = None
 
+    @property
+    def headers(self) -> Headers:
+        return self._headers
+
     def replace_headers(self, headers: Headers) -> None:
         """Replace the headers, unless they have been sent."""
         self._headers = headers
@@ -155,20 +163,98 @@ class StreamWriter:
             self._comment = asyncio.ensure_future(self.write(f": {text}\n\n".encode()))
 
 
-async def stream_response(run: StreamRun, out: StreamWriter, receive: Receive) -> ServiceError | None:
+async def stream_with_errors(
+    run: StreamRun,
+    out: StreamWriter,
+    receive: Receive,
+    error_event: Callable[[ServiceError], bytes],
+    recorder: AnswerRecorder | None,
+) -> ServiceError | None:
+    """Stream a response to its end. Return an error that still has to be sent, as an HTTP status.
+
+    An error after the first block is sent as `error_event`. `recorder` takes the response before it is charged.
+    """
+    end = None if recorder is None else _AnnouncedEnd(run, out, error_event, recorder)
+    error = await stream_response(run, out, receive, end)
+    if error is None or isinstance(error, ClientLeft):
+        return None
+    if not out.has_begun:
+        return error
+    # Plain audio has no event: the server closes its connection, so that the caller notices the missing end.
+    if last := (end and end.last) or error_event(error):
+        await out.write(last, is_last=True)
+    return None
+
+
+async def stream_response(
+    run: StreamRun, out: StreamWriter, receive: Receive, end: _AnnouncedEnd | None = None
+) -> ServiceError | None:
     """Send a whole response and charge for it. Return the error that ended it, if any."""
     watcher = watch_disconnect(run, receive)
     try:
-        error = await run_and_charge(run, lambda: run.flow(out.queue_write))
+        if end is None:
+            error = await run_and_charge(run, lambda: run.flow(out.queue_write))
+        else:
+            error = await run_and_charge(run, end.flow, end.fail)
     finally:
         watcher.cancel()
     if error is None:
-        await out.write(run.final_events(), is_last=True)
+        await out.write(run.final_events() if end is None else end.last, is_last=True)
     return error
 
 
-async def run_and_charge(run: StreamRun, work: Callable[[], Awaitable[T]]) -> T | ServiceError | None:
-    """Open the engine's response, do the work, charge for it and close. Return the result or the error."""
+class _AnnouncedEnd:
+    """The last block of a stream with an Idempotency-Key: handed over before the charge, and sent after it."""
+
+    def __init__(
+        self,
+        run: StreamRun,
+        out: StreamWriter,
+        error_event: Callable[[ServiceError], bytes],
+        recorder: AnswerRecorder,
+    ) -> None:
+        self._run = run
+        self._out = out
+        self._error_event = error_event
+        self._recorder = recorder
+        self.last = b""
+
+    async def flow(self) -> None:
+        await self._run.flow(self._out.queue_write)
+        await self._run.count_output()
+        self.last = self._run.final_events()
+        await self._recorder.announce(self._out.headers, self.last)
+
+    def fail(self, error: ServiceError) -> None:
+        self.last = b""
+        if not self._out.has_begun:
+            return
+        if not isinstance(error, ClientLeft):
+            self.last = self._error_event(error)
+        self._recorder.announce_failure(self.last or None)
+
+
+async def announced(
+    work: Callable[[], Awaitable[T]],
+    recorder: AnswerRecorder,
+    render: Callable[[T], tuple[bytes, Headers]],
+) -> T:
+    """Do the work of a response that is sent whole, and hand it over before it is charged."""
+    result = await work()
+    body, headers = render(result)
+    await recorder.announce(whole_headers(headers, body), body)
+    return result
+
+
+async def run_and_charge(
+    run: StreamRun,
+    work: Callable[[], Awaitable[T]],
+    on_failure: Callable[[ServiceError], None] | None = None,
+) -> T | ServiceError | None:
+    """Open the engine's response, do the work, charge for it and close. Return the result or the error.
+
+    `on_failure` is called before a failed response is charged.
+    """
     result: T | None = None
     error: ServiceError | None = None
     is_logged = False
@@ -188,8 +274,12 @@ async def run_and_charge(run: StreamRun, work: Callable[[], Awaitable[T]]) -> T 
         raise
     finally:
         run.cancellation.disarm()
-        # The charge is queued in every case, and nothing below can undo it.
-        await run.close(error)
+        try:
+            if error is not None and on_failure is not None:
+                on_failure(error)
+        finally:
+            # The charge is queued in every case, and nothing below can undo it.
+            await run.close(error)
     if error is None:
         return result
     if not is_logged and not isinstance(error, ClientLeft):

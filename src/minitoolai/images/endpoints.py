@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, cast
@@ -34,7 +34,7 @@ from minitoolai.core.models import Caller
 from minitoolai.core.threads import PICTURES
 from minitoolai.engines.images.codec import EDITS
 from minitoolai.engines.images.editing.uploads import read_uploads
-from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, respond, respond_error
+from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, respond, respond_error, whole_headers
 from minitoolai.http.auth import authenticate
 from minitoolai.http.bodies import BodyLimits, read_parsed
 from minitoolai.http.failure_limits import FailureLimits
@@ -114,17 +114,35 @@ class SubmitEndpoint(_Endpoint):
         caller = await authenticate(scope, self._keys)
         parse = partial(parse_image, insecure_webhooks=self._insecure_webhooks)
         request = await read_parsed(parse, scope, receive, self.limits)
-        return _submitted(scope, await self._service.submit(caller, request))
+        announce = announcer(caller)
+        return _submitted(scope, await self._service.submit(caller, request, announce=announce))
+
+
+def announcer(caller: Caller) -> Callable[[SubmittedJob], Awaitable[None]] | None:
+    """Return what hands over the answer to a job that is about to be queued, if it has an Idempotency-Key."""
+    recorder = None if caller.claim is None else caller.claim.recorder
+    if recorder is None:
+        return None
+
+    async def announce(job: SubmittedJob) -> None:
+        headers, answer = _answer_of(job)
+        body = _encode(answer)
+        await recorder.announce(whole_headers([JSON, *headers], body), body)
+
+    return announce
 
 
 def _submitted(scope: Scope, job: SubmittedJob) -> tuple[Headers, dict[str, Any]]:
     """Return headers and body of the answer to a submitted job."""
-    name = generation_name(job.job_id)
-    set_generation(scope, name)
+    set_generation(scope, generation_name(job.job_id))
+    return _answer_of(job)
+
+
+def _answer_of(job: SubmittedJob) -> tuple[Headers, dict[str, Any]]:
     body: dict[str, Any] = {"status": "success", "jobid": job.job_id, "signature": job.signature}
     if job.waits_for_worker:
         body["message"] = "The job is queued, but no worker is running at the moment. It starts once one is."
-    return [(b"x-generation-id", name.encode())], body
+    return [(b"x-generation-id", generation_name(job.job_id).encode())], body
 
 
 class PollEndpoint(_Endpoint):
@@ -166,9 +184,11 @@ class GenerateEndpoint(_Endpoint):
     async def _serve(self, scope: Scope, receive: Receive) -> tuple[Headers, Any]:
         caller = await authenticate(scope, self._keys)
         request = await read_parsed(parse_generate, scope, receive, self.limits)
-        if len(request.images) > 1:
-            await self._service.check_balance(caller, request.images[0], len(request.images))
-        jobs = await generate_all(self._service, caller, request.images, receive, timeout_s=self._timeout_s)
+        jobs = await wait_for_first(self._service, caller, self._timeout_s)
+        if jobs is None:
+            if len(request.images) > 1:
+                await self._service.check_balance(caller, request.images[0], len(request.images))
+            jobs = await generate_all(self._service, caller, request.images, receive, timeout_s=self._timeout_s)
         return await _openai_answer(self._delivery, jobs, request.response_format)
 
 
@@ -225,7 +245,7 @@ class SubmitEditEndpoint(_EditEndpoint):
         async with self.received(caller, scope, receive) as form:
             request = parse_edit_job(form, insecure_webhooks=self._insecure_webhooks)
             jobs, inputs = await self._prepare(caller, request)
-        return _submitted(scope, await self._service.submit(caller, jobs[0], inputs))
+        return _submitted(scope, await self._service.submit(caller, jobs[0], inputs, announcer(caller)))
 
 
 class EditEndpoint(_EditEndpoint):
@@ -250,8 +270,11 @@ class EditEndpoint(_EditEndpoint):
         caller = await authenticate(scope, self._keys)
         async with self.received(caller, scope, receive) as form:
             request = parse_edit_form(form, self._task)
-            jobs, inputs = await self._prepare(caller, request)
-        ended = await generate_all(self._service, caller, jobs, receive, timeout_s=self._timeout_s, inputs=inputs)
+            ended = await wait_for_first(self._service, caller, self._timeout_s)
+            if ended is None:
+                jobs, inputs = await self._prepare(caller, request)
+        if ended is None:
+            ended = await generate_all(self._service, caller, jobs, receive, timeout_s=self._timeout_s, inputs=inputs)
         return await _openai_answer(self._delivery, ended, request.response_format)
 
 
@@ -288,6 +311,21 @@ async def generate_all(
         raise
     finally:
         disconnected.cancel()
+    return _succeeded(ended)
+
+
+async def wait_for_first(service: ImageService, caller: Caller, timeout_s: float) -> list[ImageJob] | None:
+    """Wait for the jobs of the first request with this Idempotency-Key, if its process was lost; else return None.
+
+    They are not cancelled if the client disconnects: the process may be alive after all.
+    """
+    if caller.claim is None or not caller.claim.job_ids:
+        return None
+    return _succeeded(await _wait_all(service, list(map(service.known_job, caller.claim.job_ids)), timeout_s))
+
+
+def _succeeded(ended: Sequence[ImageJob]) -> list[ImageJob]:
+    """Return the jobs that succeeded. Raise the failure of the first if there are none."""
     succeeded = [job for job in ended if job.state == "succeeded"]
     if not succeeded:
         raise _failure(ended[0])
@@ -305,9 +343,12 @@ async def _submit_all(
 ) -> list[SubmittedJob]:
     """Submit all jobs or, if one is refused, none."""
     submitted: list[SubmittedJob] = []
+    job_ids = [service.new_job_id() for _ in requests]
+    if caller.claim is not None and caller.claim.recorder is not None:
+        caller.claim.recorder.announce_jobs(job_ids)
     try:
-        for request in requests:
-            submitted.append(await service.submit(caller, request, inputs))
+        for request, job_id in zip(requests, job_ids, strict=True):
+            submitted.append(await service.submit(caller, request, inputs, job_id=job_id))
     except ServiceError:
         await _cancel_all(service, submitted)
         raise

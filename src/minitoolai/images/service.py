@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -140,14 +140,23 @@ class ImageService:
 
     # ── submitting ────────────────────────────────────────────────────────────────────────────────────────
 
-    async def submit(self, caller: Caller, request: ImageJobRequest, inputs: EditInputs | None = None) -> SubmittedJob:
+    async def submit(
+        self,
+        caller: Caller,
+        request: ImageJobRequest,
+        inputs: EditInputs | None = None,
+        announce: Callable[[SubmittedJob], Awaitable[None]] | None = None,
+        job_id: int | None = None,
+    ) -> SubmittedJob:
         """Hold the price and queue the job, in one commit. `inputs`: the images that it changes.
+
+        `announce` is called before the commit, which stores the answer for the request's Idempotency-Key.
 
         Raises ModelNotFound, ContentRefused, InsufficientBalance, RateLimited if the account's queue is full, and
         Overloaded if no engine is ready.
         """
         try:
-            job = await self._submit(caller, request, inputs)
+            job = await self._submit(caller, request, inputs, announce, job_id or self.new_job_id())
         except ServiceError as error:
             if error.is_fault:
                 model = self.catalog.image_model(request.model)
@@ -158,7 +167,14 @@ class ImageService:
             keep_parameters(self.bodies, caller, job.job_id, msgspec.structs.replace(request, trace=None))
         return job
 
-    async def _submit(self, caller: Caller, request: ImageJobRequest, inputs: EditInputs | None) -> SubmittedJob:
+    async def _submit(
+        self,
+        caller: Caller,
+        request: ImageJobRequest,
+        inputs: EditInputs | None,
+        announce: Callable[[SubmittedJob], Awaitable[None]] | None,
+        job_id: int,
+    ) -> SubmittedJob:
         self.in_flight.check_open()
         model = self.catalog.of_group(caller.price_group).image_model(request.model)
         count = _count(request, inputs)
@@ -176,13 +192,16 @@ class ImageService:
         if self._services.spans is not None:
             request = msgspec.structs.replace(request, trace=request_parent())
         request = _with_quality(request, model)
-        job_id = 1 + random_number(JOB_ID_BITS - 1)
+        waits = not self._is_available(engine.name, model.name, 0)
+        job = msgspec.structs.replace(self.known_job(job_id), waits_for_worker=waits)
+        if announce is not None:
+            await announce(job)
         if inputs is None:
-            return await self._reserve(caller, request, model, engine, job_id)
+            return await self._reserve(caller, request, model, engine, job)
         uploads = self._services.inputs
         try:
             request = await uploads.put(job_id, request, inputs)
-            return await self._reserve(caller, request, model, engine, job_id)
+            return await self._reserve(caller, request, model, engine, job)
         except StoreError as error:
             await uploads.delete(job_id)
             log.error("the uploads of a job could not be stored: %s", error)
@@ -191,8 +210,16 @@ class ImageService:
             await uploads.delete(job_id)
             raise
 
+    def new_job_id(self) -> int:
+        """Return an ID for a new job."""
+        return 1 + random_number(JOB_ID_BITS - 1)
+
+    def known_job(self, job_id: int) -> SubmittedJob:
+        """Return what a caller needs to follow this job."""
+        return SubmittedJob(job_id, self._signer.sign(SIGNATURE_PURPOSE, str(job_id)))
+
     async def _reserve(
-        self, caller: Caller, request: ImageJobRequest, model: ImageModel, engine: ImageEngine, job_id: int
+        self, caller: Caller, request: ImageJobRequest, model: ImageModel, engine: ImageEngine, job: SubmittedJob
     ) -> SubmittedJob:
         size = f"{request.width}x{request.height}"
         price = self.price_of(model, request, engine)
@@ -208,17 +235,15 @@ class ImageService:
             size=size,
             webhook_url=request.webhook_url,
         )
-        reservation = await self._charging.reserve(
+        await self._charging.reserve(
             caller,
             image_job_bound(price),
             generation,
-            hold_id=job_id,
+            hold_id=job.job_id,
             queue_limit=self._queue_limit,
         )
         self._events.notify_queued()
-        waits = not self._is_available(engine.name, model.name, 0)
-        signature = self._signer.sign(SIGNATURE_PURPOSE, str(reservation.hold_id))
-        return SubmittedJob(reservation.hold_id, signature, waits_for_worker=waits)
+        return job
 
     async def check_balance(self, caller: Caller, request: ImageJobRequest, count: int) -> None:
         """Raise InsufficientBalance unless the account can pay for `count` images like this one.

@@ -17,6 +17,7 @@ from minitoolai.ledger.types import (
     Bought,
     BuyPlan,
     Checkpoint,
+    ClaimAnswer,
     Credit,
     Credited,
     DuplicateRequest,
@@ -135,8 +136,9 @@ def _place_hold(state: LedgerState, operation: PlaceHold) -> Result:
         _count_spending(state, hold, amount)
     state.new_holds.append((operation, amount))
     if operation.claim is not None:
+        is_kept = operation.claim.answer is not None
         state.claims[operation.claim.id] = IdempotencyClaimState(
-            operation.now_ms, False, operation.hold_id, "pending", 0
+            operation.now_ms, is_kept, operation.hold_id, "pending", 0
         )
     return Held(amount, units)
 
@@ -250,7 +252,18 @@ def _settle(state: LedgerState, operation: Settle) -> Result:
         return Settled(hold.settled, hold.shortfall, repeated=True)
     if operation.attempt is not None and _running_attempt(state, operation.hold_id, operation.attempt) is None:
         return Superseded()
-    return _close_hold(state, operation.hold_id, hold, account, operation.cost, operation.now_ms, operation.outcome)
+    settled = _close_hold(state, operation.hold_id, hold, account, operation.cost, operation.now_ms, operation.outcome)
+    # What failed without a charge may be tried again under its key.
+    if operation.answer is not None and (hold.state == "posted" or operation.outcome.state == "succeeded"):
+        _keep_answer(state, operation.hold_id, operation.answer)
+    return settled
+
+
+def _keep_answer(state: LedgerState, hold_id: int, answer: ClaimAnswer) -> None:
+    state.answers.append((hold_id, answer))
+    claim = state.claims.get(answer.claim_id)
+    if claim is not None and claim.hold_id == hold_id:
+        claim.is_kept = True
 
 
 def _requeue(state: LedgerState, operation: Requeue) -> Result:

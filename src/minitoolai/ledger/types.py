@@ -18,6 +18,7 @@ from minitoolai.core.models import (
     Period,
     ServingModel,
     Spending,
+    StoredResponse,
     join_budget_ids,
 )
 from minitoolai.core.plans import PlanWindow, Windows, window_at, window_begin, window_id
@@ -60,7 +61,8 @@ class PlaceHold(msgspec.Struct, frozen=True):
     generation: NewGeneration
     #: For queued work: the maximum number of queued jobs of the account.
     queue_limit: int | None = None
-    #: Written in the same commit, so that a second request with the same Idempotency-Key places no second hold.
+    #: Written in the same commit, with its answer if that is known already, so that a second request with the same
+    #: Idempotency-Key places no second hold.
     claim: IdempotencyClaim | None = None
     #: Budgets of the key and of the member who owns it, checked together with the balance.
     budget: Budget | None = None
@@ -80,6 +82,13 @@ def stored_budgets(hold: PlaceHold) -> str | None:
     return join_budget_ids(team.id if team else None, key.id if key else None)
 
 
+class ClaimAnswer(NamedTuple):
+    """Response to a request with an Idempotency-Key: `claim_id` is the ID of the key's row."""
+
+    claim_id: str
+    response: StoredResponse
+
+
 class Settle(msgspec.Struct, frozen=True):
     """Capture min(cost, hold), release the remainder, and record how the work ended. Cost 0 releases everything.
 
@@ -94,6 +103,8 @@ class Settle(msgspec.Struct, frozen=True):
     attempt: int | None = None
     #: What the hold was placed for, if the caller knows it; it is read from the generation's row otherwise.
     work: Work | None = None
+    #: Written in the same commit, so that a charged request can be repeated whenever this process is lost.
+    answer: ClaimAnswer | None = None
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -559,6 +570,7 @@ class LedgerState:
 
     __slots__ = (
         "accounts",
+        "answers",
         "claims",
         "first_turn",
         "holds",
@@ -595,6 +607,8 @@ class LedgerState:
         self.new_refunds: list[NewRefund] = []
         self.spending: dict[str, Spending] = {}
         self.claims: dict[str, IdempotencyClaimState] = {}
+        #: Of each settled hold: the response to store under its Idempotency-Key.
+        self.answers: list[tuple[int, ClaimAnswer]] = []
         self.jobs: dict[int, JobState] = {}
         #: Queue of each account that submits a job, and the lowest queued turn of all accounts.
         self.queues: dict[int, QueueState] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast, get_args
 
 from minitoolai.accounts.keys import KeyVerifier
@@ -14,7 +15,7 @@ from minitoolai.http.bodies import BodyLimits, read_parsed
 from minitoolai.http.errors import error_event, status_and_type
 from minitoolai.http.exchanges import RECORDING, record
 from minitoolai.http.request_context import set_generation
-from minitoolai.http.streaming import EVENT_STREAM, StreamWriter, method_not_allowed, stream_response
+from minitoolai.http.streaming import EVENT_STREAM, StreamWriter, method_not_allowed, stream_with_errors
 from minitoolai.http.validation import json_object, non_empty_text, number, shortened
 from minitoolai.speech.service import SpeechRun, SpeechService
 
@@ -104,9 +105,9 @@ class SpeechEndpoint:
         out = StreamWriter(send, _headers(run))
         if request.as_events:
             run.output = out
-        failure = await stream_response(run, out, receive)
-        if failure is not None and not isinstance(failure, ClientLeft):
-            await _send_error(out, run, failure, send)
+        failure = await stream_with_errors(run, out, receive, partial(_error_event, run), run.reservation.recorder)
+        if failure is not None:
+            await respond_error(send, failure, _run_headers(run))
 
 
 def _headers(run: SpeechRun) -> Headers:
@@ -124,11 +125,8 @@ def _run_headers(run: SpeechRun) -> Headers:
     return headers
 
 
-async def _send_error(out: StreamWriter, run: SpeechRun, error: ServiceError, send: Send) -> None:
-    """Send the error as an HTTP status if nothing has been sent yet, else as an event. Plain audio is cut off."""
-    if not out.has_begun:
-        await respond_error(send, error, _run_headers(run))
-    elif run.request.as_events:
-        kind = status_and_type(error)[1]
-        await out.write(error_event(error.message, kind=kind, code=error.code, param=error.param), is_last=True)
-    # Else the server closes the connection of an incomplete response, so that the caller notices the missing end.
+def _error_event(run: SpeechRun, error: ServiceError) -> bytes:
+    """Return the event that ends a stream with an error. Plain audio is cut off."""
+    if not run.request.as_events:
+        return b""
+    return error_event(error.message, kind=status_and_type(error)[1], code=error.code, param=error.param)

@@ -951,6 +951,18 @@ shared_limits = Table(
     sqlite_strict=True,
 )
 
+#: Requests in progress that each process may have of a limit that all share, until its lease ends. Unlogged as well.
+shared_slots = Table(
+    "shared_slots",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("process", Text, primary_key=True),
+    Column("held", Int64, nullable=False),
+    Column("until_ms", Int64, nullable=False),
+    Index("ix_shared_slots_until_ms", "until_ms"),
+    sqlite_strict=True,
+)
+
 #: Audit log: actions of admins in the portal and of the command line, written in the same commit. Rows are never
 #: changed.
 admin_actions = Table(

@@ -71,6 +71,8 @@ class PendingWrite(msgspec.Struct, eq=False):
     watch: Watch | None = None
     #: Called with the operation and its result if the future was done before: its caller had stopped waiting.
     on_late: OnLate | None = None
+    #: A change that is committed before the ledger operations of its batch, so that a charge never comes without it.
+    first: bool = False
     result: Any = None
     failure: BaseException | None = None
     is_done: bool = False
@@ -237,7 +239,9 @@ class Writer:
             raise Overloaded("too many requests are queued; try again", retry_after_s=1)
         future = asyncio.get_running_loop().create_future() if wait else None
         on_late = self.on_late if type(operation) is Settle else None
-        self._put(PendingWrite(operation, None, future, is_hold, is_last, not is_hold, on_late=on_late))
+        self._put(
+            PendingWrite(operation, None, future, is_hold, last=is_last, must_succeed=not is_hold, on_late=on_late)
+        )
         return future
 
     def renew(self, checkpoint: Checkpoint, on_lost: Callable[[Result], None]) -> None:
@@ -245,10 +249,13 @@ class Writer:
         watch = Watch(asyncio.get_running_loop(), on_lost)
         self._put(PendingWrite(checkpoint, None, None, urgent=False, must_succeed=True, watch=watch))
 
-    def submit_change(self, change: WriteFunction) -> asyncio.Future[Any]:
-        """Queue a function of a connection for the next transaction, and return a future of its result."""
+    def submit_change(self, change: WriteFunction, *, is_first: bool = False) -> asyncio.Future[Any]:
+        """Queue a function of a connection for the next transaction, and return a future of its result.
+
+        `is_first`: operations that are queued later are not committed before it.
+        """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._put(PendingWrite(None, change, future, urgent=True))
+        self._put(PendingWrite(None, change, future, urgent=True, first=is_first))
         return future
 
     async def run(self, change: WriteFunction) -> Any:
@@ -381,8 +388,9 @@ class Writer:
         if not self._database.is_shared:
             return [batch]
         operations = [pending for pending in batch if pending.operation is not None]
-        changes = [[pending] for pending in batch if pending.change is not None]
-        return [operations, *changes] if operations else changes
+        changes = [[pending] for pending in batch if pending.change is not None and not pending.first]
+        first = [[pending] for pending in batch if pending.first]
+        return [*first, operations, *changes] if operations else [*first, *changes]
 
     def _write(self, connection: Connection, batch: Sequence[PendingWrite]) -> None:
         """Write a batch in one transaction or, after an unexpected error, each write in its own."""

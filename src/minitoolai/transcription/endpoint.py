@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.core.errors import ClientLeft, ServiceError
@@ -17,9 +18,10 @@ from minitoolai.http.request_context import set_generation
 from minitoolai.http.streaming import (
     EVENT_STREAM,
     StreamWriter,
+    announced,
     method_not_allowed,
     run_and_charge,
-    stream_response,
+    stream_with_errors,
     watch_disconnect,
 )
 from minitoolai.http.uploads import FileForms, Form
@@ -73,27 +75,34 @@ async def _respond(run: TranscriptionRun, scope: Scope, receive: Receive, send: 
         await _respond_whole(run, receive, send)
         return
     out = run.output = StreamWriter(send, [*EVENT_STREAM, *_headers(run)])
-    failure = await stream_response(run, out, receive)
-    if failure is None or isinstance(failure, ClientLeft):
-        return
-    if not out.has_begun:
+    failure = await stream_with_errors(run, out, receive, _error_event, run.reservation.recorder)
+    if failure is not None:
         await respond_error(send, failure, _headers(run))
-    else:
-        kind = status_and_type(failure)[1]
-        await out.write(error_event(failure.message, kind=kind, code=failure.code, param=failure.param), is_last=True)
+
+
+def _error_event(error: ServiceError) -> bytes:
+    return error_event(error.message, kind=status_and_type(error)[1], code=error.code, param=error.param)
 
 
 async def _respond_whole(run: TranscriptionRun, receive: Receive, send: Send) -> None:
+    work, recorder = run.collect, run.reservation.recorder
+    if recorder is not None:
+        work = partial(announced, work, recorder, partial(_rendered, run))
     watcher = watch_disconnect(run, receive)
     try:
-        result = await run_and_charge(run, run.collect)
+        result = await run_and_charge(run, work)
     finally:
         watcher.cancel()
     if isinstance(result, FinishedTranscript):
-        headers = [(b"content-type", CONTENT_TYPES[run.request.format]), *_headers(run)]
-        await respond(send, 200, render(run.request, result), headers)
+        await respond(send, 200, *_rendered(run, result))
     elif result is not None and not isinstance(result, ClientLeft):
         await respond_error(send, result, _headers(run))
+
+
+def _rendered(run: TranscriptionRun, transcript: FinishedTranscript) -> tuple[bytes, Headers]:
+    """Return body and headers of a response that is sent whole."""
+    headers = [(b"content-type", CONTENT_TYPES[run.request.format]), *_headers(run)]
+    return render(run.request, transcript), headers
 
 
 def _headers(run: TranscriptionRun) -> Headers:

@@ -79,13 +79,13 @@ def test_looking_counts_nothing_and_shows_the_work_in_progress() -> None:
     clock = SystemClock()
     limits = Limits(clock, RateLimits(100, 1000, None, 3))
     caller = Caller(7, "k")
-    assert limits.states("account 7", limits.of_accounts, {}) == [
+    assert limits.states("account 7", limits.of_accounts, {}, {}) == [
         LimitState("requests", 100, 100, 0.0), LimitState("tokens", 1000, 1000, 0.0), LimitState("streams", 3, 3, 0.0)
     ]  # fmt: skip
     limits.count(caller)
     limits.reserve(caller, tokens=400, dollars=0)
     for _ in range(3):
-        requests_left, tokens, streams = limits.states("account 7", limits.of_accounts, {})
+        requests_left, tokens, streams = limits.states("account 7", limits.of_accounts, {}, {})
         assert (requests_left.left, streams.left) == (99, 2)
         assert 600 <= tokens.left <= 601
         assert 23 < tokens.full_in_s <= 24

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from minitoolai.core.models import StoredResponse
 from minitoolai.ledger.types import PlaceHold
 from minitoolai.storage.postgres import connection as postgres
 from minitoolai.storage.postgres.bulk import array_oid, bulk_statement, can_pack, pack_array
@@ -186,7 +187,7 @@ def test_jobs_and_idempotency_keys_are_written_in_bulk_too(
     assert all(isinstance(operation, PlaceHold) for operation in operations)
     postgres_books.apply(*operations)
     connection = postgres_books.connection
-    kept = idempotency.StoredResponse(200, "[]", b"body")
+    kept = StoredResponse(200, "[]", b"body")
     with connection.transaction():
         for number in (1, 2):
             idempotency.store_response(connection, f"{account}/key {number}", number, kept)

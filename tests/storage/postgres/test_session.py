@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import psycopg
 import pytest
+from psycopg import conninfo
 
 from minitoolai.accounts.keys import KeyVerifier, make_key
-from minitoolai.core.errors import AccessDenied
-from minitoolai.storage.postgres.session import ProcessRegistration
+from minitoolai.core.errors import AccessDenied, ConnectionLost
+from minitoolai.storage.postgres.session import ProcessRegistration, connect, servers_of
 from minitoolai.storage.tables import accounts
 from tests.support.books import TemporaryBooks
 from tests.support.waiting import eventually
@@ -95,3 +97,20 @@ def test_a_revoked_key_is_forgotten_by_processes_that_remember_it_for_ever(
     eventually(lambda: ring.cached(key.text) is None, within_s=1)
     with pytest.raises(AccessDenied, match="revoked"):
         asyncio.run(ring.verify(key.text))
+
+
+def test_the_server_that_answered_last_is_tried_first(postgres_books: TemporaryBooks) -> None:
+    parts = conninfo.conninfo_to_dict(postgres_books.url)
+    host, port = str(parts["host"]), str(parts.get("port") or "5432")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = ("127.0.0.1", str(closed.getsockname()[1]))
+    url = conninfo.make_conninfo(postgres_books.url, host=f"{dead[0]},{host}", port=f"{dead[1]},{port}")
+    assert servers_of(url) == (dead, (host, port))
+    connect(url).close()
+    assert servers_of(url) == ((host, port), dead)
+    # None is fit: the next attempt begins with the other one.
+    both = conninfo.make_conninfo(url, host=f"{dead[0]},{dead[0]}", port=f"{dead[1]},{int(dead[1]) + 1}")
+    with pytest.raises(ConnectionLost):
+        connect(both)
+    assert servers_of(both)[1] == dead
+    assert len(servers_of(postgres_books.url)) == 1

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from minitoolai.core.models import Outcome
+from minitoolai.core.models import Outcome, StoredResponse
 from minitoolai.ledger.types import IDEMPOTENCY_TTL_MS, DuplicateRequest, Held
 from minitoolai.storage.tables import idempotency
-from minitoolai.storage.tables.idempotency import StoredResponse
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
 
 RESPONSE = StoredResponse(200, "[]", b"body")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minitoolai.core.errors import NotFound
-from minitoolai.core.models import KeyRow, MailLink
+from minitoolai.core.models import KeyRow, MailLink, StoredResponse
 from minitoolai.storage.schema import metadata
 from minitoolai.storage.tables import accounts, idempotency, users
 from minitoolai.storage.tables.personal_data import OWNED, Record, read_personal_data
@@ -79,7 +79,7 @@ def used(books: TemporaryBooks, account: int) -> None:
         connection = books.connection
         users.insert_session(connection, b"one", account, NOON_MS, NOON_MS + DAY_MS)
         accounts.insert_key(connection, KeyRow("k1", account, "laptop", b"\1" * 32, NOON_MS, None))
-        idempotency.store_response(connection, f"{account}/word", 7, idempotency.StoredResponse(200, "[]", b""))
+        idempotency.store_response(connection, f"{account}/word", 7, StoredResponse(200, "[]", b""))
 
 
 def exported_of(books: TemporaryBooks, account: int) -> dict[str, list[Record]]:

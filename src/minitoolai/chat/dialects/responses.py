@@ -144,7 +144,7 @@ class StoringAdapter(DialectAdapter):
 
     async def charge(self, *, within_s: float) -> None:
         row = await self.seal()
-        # Both are queued before anything is awaited.
+        # Both are queued before anything is awaited, and the response is written first.
         stored = self.store.submit(row)
         await self.run.charge(within_s=within_s)
         async with asyncio.timeout(within_s):
@@ -155,7 +155,7 @@ class StoringAdapter(DialectAdapter):
         await self.run.count_output()
         if not self.run.request.stream:
             return self._body
-        self._final = super().final_events()
+        self.final_events()
         assert self.translator.stream.whole is not None
         return _encode(self.translator.stream.whole)
 
@@ -173,7 +173,9 @@ class StoringAdapter(DialectAdapter):
         )
 
     def final_events(self) -> bytes:
-        return super().final_events() if self._final is None else self._final
+        if self._final is None:
+            self._final = super().final_events()
+        return self._final
 
 
 def _data(event: bytes) -> Any:

@@ -31,10 +31,11 @@ from minitoolai.chat.stored.items import parse_response_name, response_name
 from minitoolai.chat.stored.store import MB, Json, ResponseStore
 from minitoolai.chat.stored.vault import StoredRequest
 from minitoolai.core.backoff import Backoff
-from minitoolai.core.clock import created_ms, random_text
+from minitoolai.core.clock import created_ms, generation_name, random_text
 from minitoolai.core.errors import InvalidRequest, Overloaded, ServiceError, SettingsError, StoreError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.models import Caller, NewGeneration, Outcome
+from minitoolai.http.asgi import JSON, whole_headers
 from minitoolai.ledger.types import Settle
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Connection
@@ -115,6 +116,11 @@ class BackgroundResponses:
         async def place(bound: Bound, generation: NewGeneration) -> Reservation:
             generation = msgspec.structs.replace(generation, state="queued")
             await self._insert(row)
+            claim = caller.claim
+            if claim is not None and claim.recorder is not None:
+                # One that turns out differently, because fewer tokens are granted, is stored again.
+                headers = [JSON, (b"x-generation-id", generation_name(number).encode())]
+                await claim.recorder.announce(whole_headers(headers, body), body)
             try:
                 return await self._shared.charging.reserve(
                     caller, bound, generation, hold_id=number, queue_limit=self._queue_limit

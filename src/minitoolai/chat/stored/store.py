@@ -1,11 +1,11 @@
 """Keep responses for a time, encrypted, and read conversations from them.
 
 When a response is stored. A response that is generated at once is written in the turn of the event loop in which its
-charge is queued, before the end of the response is sent. On SQLite both share one commit; on PostgreSQL the charge
-commits first, then the response. So a client that has received a complete response can always refer to it, and a
-response that was not charged is never stored: rows count only if their generation has succeeded
-(storage/tables/responses.py). A crash in between leaves a response that was charged but neither completed nor stored,
-as a crash just before the end of any response does. Compression and encryption run in a thread, before the charge.
+charge is queued, before the end of the response is sent. On SQLite both share one commit; on PostgreSQL the response
+commits first, then the charge. So a client that has received a complete response can always refer to it, and a
+response that was not charged is never found: rows count only if their generation has succeeded
+(storage/tables/responses.py). A crash in between leaves a row that never counts and is deleted when it expires.
+Compression and encryption run in a thread, before the charge.
 
 A background response is stored before its charge, because no client is waiting for it: see background.py.
 
@@ -121,8 +121,9 @@ class ResponseStore:
         return await RESPONSES.run(make)
 
     def submit(self, row: NewResponse) -> asyncio.Future[bool]:
-        """Queue the row for the next commit and return a future of its result."""
-        stored = self.writer.submit_change(partial(responses.insert, row=row, most_bytes=self._most_bytes))
+        """Queue the row for the next commit, not after a charge that is queued later. Return a future of its result."""
+        change = partial(responses.insert, row=row, most_bytes=self._most_bytes)
+        stored = self.writer.submit_change(change, is_first=True)
         # A response that fails for another reason does not wait for this one.
         stored.add_done_callback(_retrieve)
         return stored

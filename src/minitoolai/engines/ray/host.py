@@ -1,9 +1,13 @@
-"""A host on Ray: the child runs beside an actor, on whichever machine of the cluster has room."""
+"""A host on Ray: the child runs beside an actor, on whichever machine of the cluster has room.
+
+Ray starts the actor, tells when its machine is lost, and ends it. Messages go directly between host and child.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from asyncio import StreamReader, StreamWriter
 from functools import partial
 from typing import Any
 
@@ -13,19 +17,21 @@ from ray.exceptions import ActorUnavailableError, RayError
 from minitoolai import __version__
 from minitoolai.core.errors import EngineError
 from minitoolai.core.threads import PLACEMENT
-from minitoolai.engines.child_process import to_frame
+from minitoolai.engines.child_process import FRAME_HEADER, to_frame
 from minitoolai.engines.host import HostClient
 from minitoolai.engines.ray.cluster import is_alive
-from minitoolai.engines.ray.relay import News, Relay, Started
+from minitoolai.engines.ray.relay import Health, Offer, Relay
 from minitoolai.engines.supervision import Supervised
 
 log = logging.getLogger(__name__)
 
-#: A relay answers every second. Without an answer for this long, its machine counts as lost.
-SILENCE_S = 8.0
+#: Ask the actor how its child is this often. Without an answer for SILENCE_S, its machine counts as lost.
+LOOK_EVERY_S, SILENCE_S = 1.0, 8.0
+#: Connect to the machine of a new actor within this time.
+CONNECT_S = 10.0
 #: Say in the log that no machine has room after this long. The cluster's autoscaler sees it immediately.
 PENDING_AFTER_S = 15.0
-#: Calls that one relay serves at the same time: one waits for news, others bring commands.
+#: Calls that one relay serves at the same time: a look must not wait for another call.
 CALLS = 8
 
 
@@ -40,8 +46,7 @@ class RayHost(Supervised):
         self._module, self._client, self._rows, self._gpus = module, client, rows, gpus
         self._actor: Any = None
         self._reader: asyncio.Task[str] | None = None
-        self._sender: asyncio.Task[None] | None = None
-        self._outgoing: list[bytes] = []
+        self._writer: StreamWriter | None = None
         self._memory = 0
         self._cpu_s = 0.0
         #: The process ID on that machine, and the machine in the cluster.
@@ -59,11 +64,8 @@ class RayHost(Supervised):
         return self._memory if self.is_up else 0
 
     def send(self, command: Any) -> None:
-        if self._actor is None:
-            return
-        self._outgoing.append(to_frame(command))
-        if self._sender is None or self._sender.done():
-            self._sender = asyncio.create_task(self._send_all(self._actor))
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(to_frame(command))
 
     def kill(self) -> None:
         if self._actor is not None:
@@ -75,14 +77,21 @@ class RayHost(Supervised):
         await self._release()
         self._actor = actor = await PLACEMENT.run(self._create)
         try:
-            started = await self._placed(actor)
+            offer = await self._placed(actor)
+            if offer.version != __version__:
+                raise EngineError(f"{self.name}: a machine has minitoolai {offer.version}, this one {__version__}")
+            async with asyncio.timeout(CONNECT_S):
+                stream, self._writer = await asyncio.open_connection(offer.host, offer.port)
+            self._writer.write(offer.secret)
+            self.pid = await _answer(actor.start.remote())
         except RayError as error:
             reason = str(error).strip().rpartition("\n")[2].strip()[:300]
             raise EngineError(f"{self.name} could not be placed: {type(error).__name__}: {reason}") from error
-        if started.version != __version__:
-            raise EngineError(f"{self.name}: a machine has minitoolai {started.version}, this one {__version__}")
-        self.pid, self._node_id, self._cpu_s = started.pid, started.node_id, 0.0
-        self._reader = asyncio.create_task(self._read_events(actor))
+        except (OSError, TimeoutError) as error:
+            where = f"{offer.host}:{offer.port}"
+            raise EngineError(f"{self.name}: no connection to its machine at {where}: {error}") from error
+        self._node_id, self._cpu_s = offer.node_id, 0.0
+        self._reader = asyncio.create_task(self._read_events(actor, stream))
         await self._client.load()
         self.is_up = True
 
@@ -98,14 +107,14 @@ class RayHost(Supervised):
         }
         return ray.remote(Relay).options(**options).remote(self._module)
 
-    async def _placed(self, actor: Any) -> Started:
-        starting = asyncio.ensure_future(_answer(actor.start.remote()))
+    async def _placed(self, actor: Any) -> Offer:
+        starting = asyncio.ensure_future(_answer(actor.offer.remote()))
         done, _ = await asyncio.wait([starting], timeout=PENDING_AFTER_S)
         if not done:
             needs = f"{self._gpus:g} GPU" if self._gpus else "a CPU"
             log.warning("%s waits for a machine of the Ray cluster with %s", self.name, needs)
-        started: Started = await starting
-        return started
+        offer: Offer = await starting
+        return offer
 
     async def _wait_for_end(self) -> str | None:
         reader = self._reader
@@ -120,40 +129,31 @@ class RayHost(Supervised):
 
     async def _release(self) -> None:
         reader, self._reader = self._reader, None
-        tasks = [task for task in (reader, self._sender) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        actor, self._actor, self._outgoing, self._sender = self._actor, None, [], None
+        if reader is not None:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            # The child ends when its connection is closed, even if its actor lives on.
+            writer.transport.abort()
+        actor, self._actor = self._actor, None
         if actor is not None:
             await PLACEMENT.run(partial(_kill, actor))
 
     # ── messages ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _send_all(self, actor: Any) -> None:
-        """Send the commands that wait, in order: one call at a time."""
-        while self._outgoing:
-            frames, self._outgoing = b"".join(self._outgoing), []
-            try:
-                await actor.send.remote(frames)
-            except RayError as error:
-                # The reader notices the same, and fails all that wait.
-                log.info("%s: a command was not delivered: %s", self.name, type(error).__name__)
-                return
-
-    async def _read_events(self, actor: Any) -> str:
+    async def _read_events(self, actor: Any, stream: StreamReader) -> str:
         """Pass messages on until the child ends. Return how it ended, for the log."""
         how, is_lost = "was not read", True
+        reading, watching = asyncio.create_task(self._read(stream)), asyncio.create_task(self._watch(actor))
         try:
-            while True:
-                async with asyncio.timeout(SILENCE_S):
-                    news: News = await actor.receive.remote()
-                self._cpu_s, self._memory = news.cpu_s, news.memory
-                for message in news.messages:
-                    self._client.on_event(message)
-                if news.status is not None:
-                    how, is_lost = f"exited with status {news.status}", False
-                    return how
+            await asyncio.wait({reading, watching}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (reading, watching):
+                if task.done():
+                    await task
+            async with asyncio.timeout(SILENCE_S):
+                health: Health = await _answer(actor.ended.remote())
+            how, is_lost = f"exited with status {health.status}", False
         except TimeoutError:
             how = f"was lost: its machine sent nothing for {SILENCE_S:g} s"
         except ActorUnavailableError:
@@ -162,9 +162,28 @@ class RayHost(Supervised):
             is_lost = not await PLACEMENT.run(partial(is_alive, self._node_id))
             how = f"{'was lost with its machine' if is_lost else 'ended with its actor'} ({type(error).__name__})"
         finally:
+            reading.cancel()
+            watching.cancel()
             self.is_up = False
             self._client.on_end(is_lost=is_lost)
         return how
+
+    async def _read(self, stream: StreamReader) -> None:
+        read, on_event = stream.readexactly, self._client.on_event
+        try:
+            while True:
+                header = await read(FRAME_HEADER.size)
+                on_event(await read(FRAME_HEADER.unpack(header)[0]))
+        except (asyncio.IncompleteReadError, OSError):
+            return
+
+    async def _watch(self, actor: Any) -> None:
+        """Look after the child until the machine does not answer. Raises TimeoutError, RayError."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            async with asyncio.timeout(SILENCE_S):
+                health: Health = await _answer(actor.look.remote())
+            self._cpu_s, self._memory = health.cpu_s, health.memory
 
 
 def _kill(actor: Any) -> None:

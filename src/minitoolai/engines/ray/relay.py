@@ -1,127 +1,128 @@
-"""The actor that runs a child on a machine of the cluster and carries its messages.
+"""The actor that starts a child on a machine of the cluster, and knows how it is.
 
 The child is the same program as beside the server. It is a process of its own here, too, so that its crash differs
-from the loss of the machine.
+from the loss of the machine. Its messages do not pass through the actor, because a call to an actor costs a millisecond
+of CPU on either side: standard input and output of the child are a connection to the host.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
+import secrets
+import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import NamedTuple
 
 import ray
 
 from minitoolai import __version__
-from minitoolai.engines.child_process import child_environment, cpu_clock, read_frame, resident_bytes
+from minitoolai.engines.child_process import child_environment, cpu_clock, resident_bytes
 
-#: Answer at least this often, so that the host knows that the machine is there.
-ANSWER_EVERY_S = 1.0
-#: Steps and heartbeats are gathered for this long, because each answer costs a millisecond of CPU. Results are larger.
-GATHER_S, SMALL_BYTES = 0.2, 256
+SECRET_BYTES = 32
+#: Wait this long for the connection of the host, for its secret, and for the exit status of a child that has ended.
+CONNECT_S, SECRET_S, EXIT_S = 15.0, 2.0, 5.0
 
 
-class Started(NamedTuple):
-    """A child that runs: its process ID, its machine in the cluster, and the version of the program there."""
+class Offer(NamedTuple):
+    """Where an actor listens for its host, what the host sends first, its machine, and the version of the program."""
 
-    pid: int
+    host: str
+    port: int
+    secret: bytes
     node_id: str
     version: str
 
 
-class News(NamedTuple):
-    """What a child has said since the last answer: whole messages, and how the child is."""
+class Health(NamedTuple):
+    """How a child is."""
 
-    messages: list[bytes]
     cpu_s: float
     memory: int
-    #: The exit status; None while it runs or has messages left.
+    #: The exit status; None while it runs.
     status: int | None
 
 
 class Relay:
-    """One child, and queues in both directions."""
+    """One child with its connection."""
 
     def __init__(self, module: str) -> None:
         self._module = module
+        self._secret = secrets.token_bytes(SECRET_BYTES)
+        self._listener: socket.socket | None = None
         self._child: subprocess.Popen[bytes] | None = None
-        self._orders: SimpleQueue[bytes] = SimpleQueue()
-        self._messages: list[bytes] = []
-        self._is_over = False
-        self._heard, self._is_urgent = asyncio.Event(), asyncio.Event()
         self._read_cpu_s: Callable[[], float] = float
 
-    async def start(self) -> Started:
-        """Start the child."""
-        child = subprocess.Popen(  # noqa: ASYNC220, S603 - this very Python; it takes a millisecond
-            [sys.executable, "-m", self._module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=child_environment(),
-        )
+    async def offer(self) -> Offer:
+        """Listen on the address by which the cluster knows this machine."""
+        self._listener = listener = socket.create_server((ray.util.get_node_ip_address(), 0))
+        listener.setblocking(False)
+        host, port = listener.getsockname()[:2]
+        return Offer(host, port, self._secret, ray.get_runtime_context().get_node_id(), __version__)
+
+    async def start(self) -> int:
+        """Wait for the host, start the child on its connection, and return the process ID."""
+        assert self._listener is not None
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                connection = await self._accept(self._listener)
+        finally:
+            self._listener.close()
+        with connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setblocking(True)
+            child = subprocess.Popen(  # noqa: ASYNC220, S603 - this very Python; it takes a millisecond
+                [sys.executable, "-m", self._module],
+                stdin=connection.fileno(),
+                stdout=connection.fileno(),
+                stderr=subprocess.DEVNULL,
+                env=child_environment(),
+            )
         self._child, self._read_cpu_s = child, cpu_clock(child.pid)
+        return child.pid
+
+    async def _accept(self, listener: socket.socket) -> socket.socket:
+        """Return the first connection that begins with the secret."""
         loop = asyncio.get_running_loop()
-        threading.Thread(target=self._read, args=(child, loop), daemon=True).start()
-        threading.Thread(target=self._write, args=(child,), daemon=True).start()
-        return Started(child.pid, ray.get_runtime_context().get_node_id(), __version__)
+        while True:
+            connection, _ = await loop.sock_accept(listener)
+            connection.setblocking(False)
+            try:
+                async with asyncio.timeout(SECRET_S):
+                    if hmac.compare_digest(await _read_exactly(connection, SECRET_BYTES), self._secret):
+                        return connection
+            except (OSError, TimeoutError, EOFError):
+                connection.close()
+                continue
+            connection.close()
 
-    async def send(self, frames: bytes) -> None:
-        """Pass commands on. A child that hangs leaves them in memory until it is killed."""
-        self._orders.put(frames)
-
-    async def receive(self) -> News:
-        """Wait for messages, but no longer than ANSWER_EVERY_S; after a small one, a little for more."""
+    async def look(self) -> Health:
+        """Return how the child is. The host asks every second, and so knows that the machine is there."""
         assert self._child is not None
-        await _wait_for(self._heard, ANSWER_EVERY_S)
-        if self._messages:
-            await _wait_for(self._is_urgent, GATHER_S)
-        messages, self._messages = self._messages, []
-        status = self._child.wait() if self._is_over else None
-        if status is None:
-            self._heard.clear()
-            self._is_urgent.clear()
-        return News(messages, self._read_cpu_s(), resident_bytes(self._child.pid), status)
+        return Health(self._read_cpu_s(), resident_bytes(self._child.pid), self._child.poll())
+
+    async def ended(self) -> Health:
+        """Return how a child has ended, after its connection was closed."""
+        assert self._child is not None
+        for _ in range(int(EXIT_S / 0.05)):
+            if self._child.poll() is not None:
+                break
+            await asyncio.sleep(0.05)
+        return await self.look()
 
     async def kill(self) -> None:
         """Kill a child that hangs."""
         if self._child is not None:
             self._child.kill()
 
-    def _read(self, child: subprocess.Popen[bytes], loop: asyncio.AbstractEventLoop) -> None:
-        assert child.stdout is not None
-        while (message := read_frame(child.stdout)) is not None:
-            loop.call_soon_threadsafe(self._hear, message)
-        loop.call_soon_threadsafe(self._hear, None)
 
-    def _hear(self, message: bytes | None) -> None:
-        if message is None:
-            self._is_over = True
-        else:
-            self._messages.append(message)
-        self._heard.set()
-        if message is None or len(message) >= SMALL_BYTES:
-            self._is_urgent.set()
-
-    def _write(self, child: subprocess.Popen[bytes]) -> None:
-        assert child.stdin is not None
-        while True:
-            frames = self._orders.get()
-            try:
-                child.stdin.write(frames)
-                child.stdin.flush()
-            except OSError:
-                # The child has ended, which its output reports.
-                return
-
-
-async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        return
+async def _read_exactly(connection: socket.socket, size: int) -> bytes:
+    loop, data = asyncio.get_running_loop(), b""
+    while len(data) < size:
+        more = await loop.sock_recv(connection, size - len(data))
+        if not more:
+            raise EOFError("closed before its secret")
+        data += more
+    return data

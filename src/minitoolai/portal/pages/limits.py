@@ -16,7 +16,7 @@ from minitoolai.portal.routing import Handler, page
 from minitoolai.storage.database import Connection
 from minitoolai.storage.tables.accounts import keys_of
 from minitoolai.storage.tables.ledger import budget_spent
-from minitoolai.storage.tables.shared_limits import full_us_of
+from minitoolai.storage.tables.shared_limits import full_us_of, slots_of
 
 #: Names of the limits. Dollars are shown as amounts, the others as numbers.
 NAMES = {
@@ -58,21 +58,27 @@ async def limits(page: PageRequest) -> Response:
     if policy is not None and page.user is not None and page.may("read"):
         account_id, now_ms, rates = page.user.account_id, page.site.clock.now_ms(), policy.limits
         name, is_shared = f"account {account_id}", policy.shared_buckets is not None
+        lease_ms = page.site.clock.lease_ms()
 
-        def read(connection: Connection) -> tuple[list[KeyRow], dict[str, dict[str, int]], dict[str, int]]:
+        def read(
+            connection: Connection,
+        ) -> tuple[list[KeyRow], dict[str, dict[str, int]], dict[str, int], dict[str, int]]:
             rows = [row for row in keys_of(connection, account_id) if is_active(row, now_ms) and _has_limits(row)]
             rows = sorted(rows, key=lambda row: -row.created_ms)[:MAX_KEYS]
             spent = {row.id: budget_spent(connection, _family(row), now_ms) for row in rows if _budgets(row)}
             names = [name, *(f"key {_family(row)}" for row in rows)]
             buckets = [f"{each}/{unit}" for each in names for unit in ("requests", "tokens", "dollars")]
-            return rows, spent, full_us_of(connection, buckets) if is_shared else {}
+            if not is_shared:
+                return rows, spent, {}, {}
+            streams = [f"{each}/streams" for each in names]
+            return rows, spent, full_us_of(connection, buckets), slots_of(connection, streams, lease_ms)
 
-        rows, spent, full_us = await page.report(read)
-        account = rates.states(name, general, full_us)
+        rows, spent, full_us, slots = await page.report(read)
+        account = rates.states(name, general, full_us, slots)
         keys = [
             KeyLimits(
                 row,
-                rates.states(f"key {_family(row)}", row.rules.rate, full_us),
+                rates.states(f"key {_family(row)}", row.rules.rate, full_us, slots),
                 [
                     (budget, limit, max(0, limit - spent[row.id].get(SPENT_PERIODS[budget[7:]], 0)))
                     for budget, limit in _budgets(row)

@@ -59,9 +59,49 @@ class _WholeNumber(psycopg.adapt.Loader):
         return int(bytes(data))
 
 
+#: Address with several servers → the order in which to try them next.
+_orders: dict[str, tuple[tuple[str, str], ...]] = {}
+
+
+def _connect_to_any(url: str, *, autocommit: bool) -> psycopg.Connection[Row]:
+    """Connect, to the server that answered last before the others of the address.
+
+    A server that lost its power takes SILENCE_LIMIT_S to try. So after a failover only the first session waits for it.
+    """
+    order = servers_of(url)
+    if len(order) < 2:
+        return psycopg.connect(url, autocommit=autocommit, **_SESSION)  # type: ignore[arg-type]
+    hosts, ports = (",".join(part) for part in zip(*order, strict=True))
+    try:
+        db = psycopg.connect(url, autocommit=autocommit, host=hosts, port=ports, **_SESSION)  # type: ignore[arg-type]
+    except psycopg.Error:
+        # None could be written. Begin with another one, unless a session has found out more meanwhile.
+        if servers_of(url) == order:
+            _orders[url] = order[1:] + order[:1]
+        raise
+    answered = (db.info.host, str(db.info.port))
+    if answered in order:
+        _orders[url] = (answered, *(server for server in order if server != answered))
+    return db
+
+
+def servers_of(url: str) -> tuple[tuple[str, str], ...]:
+    """Return host and port of each server of an address, in the order in which to try them. Empty for a socket."""
+    order = _orders.get(url)
+    if order is None:
+        parts = conninfo.conninfo_to_dict(url)
+        hosts, ports = str(parts.get("host") or "").split(","), str(parts.get("port") or "5432").split(",")
+        if len(ports) == 1:
+            ports *= len(hosts)
+        # An address that libpq refuses is left to it, and so is one with numeric addresses beside the names.
+        is_usual = len(ports) == len(hosts) and all(hosts) and not parts.get("hostaddr")
+        order = _orders[url] = tuple(zip(hosts, ports, strict=True)) if is_usual else ()
+    return order
+
+
 def open_session(url: str, *, autocommit: bool = False) -> psycopg.Connection[Row]:
     """Open a session that ends soon after either side has vanished. Raise psycopg.Error."""
-    db = psycopg.connect(url, autocommit=autocommit, **_SESSION)  # type: ignore[arg-type]
+    db = _connect_to_any(url, autocommit=autocommit)
     db.execute(_SERVER_SIDE)
     if not autocommit:
         db.commit()
@@ -71,7 +111,7 @@ def open_session(url: str, *, autocommit: bool = False) -> psycopg.Connection[Ro
 def connect(url: str, *, read_only: bool = False) -> psycopg.Connection[Row]:
     """Open a session with our settings. Raise ConnectionLost if the server is unavailable."""
     try:
-        db = psycopg.connect(url, autocommit=True, **_SESSION)  # type: ignore[arg-type]
+        db = _connect_to_any(url, autocommit=True)
     except psycopg.Error as error:
         raise ConnectionLost(f"cannot reach PostgreSQL at {display_address(url)}: {_server_message(error)}") from None
     db.adapters.register_dumper(int, Int8Dumper)

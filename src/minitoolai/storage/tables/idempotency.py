@@ -1,4 +1,4 @@
-"""Rows of idempotency keys: claimed in the commit of a hold, given a response later, deleted after a day.
+"""Rows of idempotency keys: claimed in the commit of a hold, answered in that of its charge, deleted after a day.
 
 Plain functions of a connection; the caller owns the transaction.
 """
@@ -9,20 +9,12 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from minitoolai.core.models import JOBS_SUBMITTED, IdempotencyClaim, StoredResponse
 from minitoolai.ledger.types import IDEMPOTENCY_TTL_MS, IdempotencyClaimState, LedgerState, Operation, PlaceHold
 from minitoolai.storage.database import Connection, Row, SelectByIds
 
 #: Rows deleted per transaction, so that no hold waits long for its commit.
 DELETE_BATCH = 500
-
-
-class StoredResponse(msgspec.Struct, frozen=True):
-    """Response to the first request under a key."""
-
-    status: int
-    headers: str
-    #: Compressed with deflate.
-    body: bytes
 
 
 class IdempotencyRow(msgspec.Struct, frozen=True):
@@ -56,11 +48,27 @@ def save(connection: Connection, state: LedgerState) -> None:
     claims = {p.claim.id: (p.claim, p) for p, _ in state.new_holds if p.claim is not None}
     if claims:
         connection.queue_write(
-            "INSERT INTO idempotency_keys (id, hold_id, fingerprint, created_ms) VALUES (?, ?, ?, ?)"
+            "INSERT INTO idempotency_keys (id, hold_id, fingerprint, created_ms, status, headers, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET hold_id = excluded.hold_id, fingerprint = excluded.fingerprint,"
-            " created_ms = excluded.created_ms, status = NULL, headers = NULL, body = NULL",
-            [(claim.id, p.hold_id, claim.fingerprint, p.now_ms) for claim, p in claims.values()],
+            " created_ms = excluded.created_ms, status = excluded.status, headers = excluded.headers,"
+            " body = excluded.body",
+            [_new_row(claim, p) for claim, p in claims.values()],
         )
+
+
+def _new_row(claim: IdempotencyClaim, hold: PlaceHold) -> tuple[object, ...]:
+    row = (claim.id, hold.hold_id, claim.fingerprint, hold.now_ms)
+    answer = claim.answer
+    return (*row, None, None, None) if answer is None else (*row, answer.status, answer.headers, answer.body)
+
+
+def save_answers(connection: Connection, state: LedgerState) -> None:
+    """Store the responses of settled holds, unless the key belongs to another hold by now."""
+    connection.queue_write(
+        "UPDATE idempotency_keys SET status = ?, headers = ?, body = ? WHERE id = ? AND hold_id = ?",
+        [(*msgspec.structs.astuple(answer.response), answer.claim_id, hold_id) for hold_id, answer in state.answers],
+    )
 
 
 def find(connection: Connection, claim_id: str) -> IdempotencyRow | None:
@@ -81,6 +89,21 @@ def find(connection: Connection, claim_id: str) -> IdempotencyRow | None:
         IdempotencyClaimState(created_ms, response is not None, hold_id, hold_state, settled),
         response,
         model,
+    )
+
+
+def unfailed_jobs(connection: Connection, job_ids: Sequence[int]) -> list[int]:
+    """Return those of these image jobs that are charged or may still be."""
+    sql = "SELECT id FROM generations WHERE state IN ('queued', 'running', 'succeeded') AND id IN (…)"
+    return [row[0] for row in connection.select_by_ids(sql, job_ids)]
+
+
+def forget_jobs(connection: Connection, claim_id: str, hold_id: int) -> None:
+    """Free a key after all of its jobs failed, unless it belongs to another hold by now."""
+    connection.execute(
+        "UPDATE idempotency_keys SET status = NULL, headers = NULL, body = NULL"
+        f" WHERE id = ? AND hold_id = ? AND status = {JOBS_SUBMITTED}",
+        (claim_id, hold_id),
     )
 
 

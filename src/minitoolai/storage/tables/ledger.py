@@ -12,7 +12,7 @@ statement takes arrays with all rows of the batch:
   INSERT … ON CONFLICT INTO key_spending, usage_days and usage_buckets;
 - in refunds.py: INSERT INTO refunds; in selling/purses.py: INSERT … ON CONFLICT INTO purse_windows, UPDATE purses; in
   jobs.py: UPDATE generations (requeued; queue columns; result); in idempotency.py: INSERT … ON CONFLICT INTO
-  idempotency_keys; in outbox.py: INSERT INTO outbox.
+  idempotency_keys, UPDATE idempotency_keys; in outbox.py: INSERT INTO outbox.
 
 A statement that cannot be rewritten runs row by row and logs a warning once; tests/storage/postgres/test_bulk.py
 checks that all of the above can.
@@ -217,6 +217,8 @@ def save(connection: Connection, state: LedgerState) -> None:
         jobs.save(connection, state)
         idempotency.save(connection, state)
         save_budgets(connection, state)
+    if state.answers:
+        idempotency.save_answers(connection, state)
     if state.open_purses:
         purses.remember(connection, state)
 
