@@ -267,7 +267,8 @@ def _notify(
     from minitoolai.portal.letters import letter_composer
 
     site = settings.public_url.rstrip("/") or shop.public_url or f"http://{settings.host}:{settings.port}"
-    letter = letter_composer(shop, site, user.language or DEFAULT, to, about)(purpose, "")
+    lang, is_open = user.language or DEFAULT, settings.password_signin
+    letter = letter_composer(shop, site, lang, to, about, is_password_open=is_open)(purpose, "")
     asyncio.run(mailer.send(letter))
 
 

@@ -11,6 +11,8 @@ from minitoolai.accounts.users import Compose, Purpose
 from minitoolai.core.catalog.shop import Shop
 from minitoolai.portal.i18n import N_, translations
 
+RESET_PATH = "/reset"
+
 
 class Text(msgspec.Struct, frozen=True):
     """Subject, first paragraph, path of the link and last paragraph of an e-mail, in English.
@@ -47,31 +49,31 @@ TEXTS: dict[Purpose, Text] = {
         N_("Your password was changed"),
         N_("Your password was changed, and all other browsers were signed out. If this was not you, reset your "
            "password now:"),
-        "/reset",
+        RESET_PATH,
     ),
     "factor_on": Text(
         N_("Your second factor is on"),
         N_("Signing in to your account now requires a code from your authenticator app. All other browsers were "
            "signed out. If this was not you, set a new password here and contact the operator:"),
-        "/reset",
+        RESET_PATH,
     ),
     "factor_off": Text(
         N_("Your second factor was removed"),
         N_("The authenticator app was removed from your account as a second factor. If this was not you, reset your "
            "password now:"),
-        "/reset",
+        RESET_PATH,
     ),
     "recovery_codes": Text(
         N_("You have new recovery codes"),
         N_("New recovery codes were created for your account, and the old ones are no longer valid. If this was not "
            "you, reset your password now:"),
-        "/reset",
+        RESET_PATH,
     ),
     "recovery_used": Text(
         N_("A recovery code was used"),
         N_("Someone signed in to your account with your password and a recovery code. If this was not you, reset "
            "your password now:"),
-        "/reset",
+        RESET_PATH,
     ),
     "passkey_added": Text(
         N_("A passkey was added"),
@@ -115,13 +117,13 @@ TEXTS: dict[Purpose, Text] = {
         N_("Your second factor stays"),
         N_("The removal of your second factors was stopped. If this was not you, or if you did not ask for the "
            "removal, someone knows your password. Set a new one here:"),
-        "/reset",
+        RESET_PATH,
     ),
     "factors_reset": Text(
         N_("Your second factors were removed"),
         N_("All second factors were removed from your account, and all browsers were signed out. Sign in and set up a "
            "new one. If this was not you, reset your password now and contact the operator:"),
-        "/reset",
+        RESET_PATH,
     ),
     "email_new": Text(
         N_("Confirm your new e-mail address"),
@@ -158,15 +160,21 @@ TEXTS: dict[Purpose, Text] = {
 }  # fmt: skip
 
 
-def letter_composer(shop: Shop, site: str, lang: str, to: str, about: str = "") -> Compose:
-    """Return what writes e-mails to this address. `site`: the server's address; `about`: the address in the text."""
+def letter_composer(
+    shop: Shop, site: str, lang: str, to: str, about: str = "", *, is_password_open: bool = True
+) -> Compose:
+    """Return what writes e-mails to this address. `site`: the server's address; `about`: the address in the text.
+
+    Where only other providers sign in, no page resets a password: the link leads to the account, which changes it.
+    """
     translate = translations(lang).gettext
 
     def compose(purpose: Purpose, secret: str) -> Letter:
         text = TEXTS[purpose]
         paragraphs = [translate(text.words) % {"email": about} if "%(email)s" in text.words else translate(text.words)]
         if text.path:
-            paragraphs.append(f"{site}/{lang}{text.path.format(secret=secret)}")
+            path = "/account" if text.path == RESET_PATH and not is_password_open else text.path
+            paragraphs.append(f"{site}/{lang}{path.format(secret=secret)}")
         if text.end:
             paragraphs.append(translate(text.end))
         subject, paragraphs = signed(shop, site, translate(text.subject), paragraphs)

@@ -85,6 +85,19 @@ async def wait_to_prove_s(page: PageRequest) -> int:
     return await page.site.throttle.wait(f"password {page.member.user_id}", GUESSES)
 
 
+async def confirm_password(page: PageRequest, field: str) -> Response | None:
+    """Check that a field of the form is the user's password; a wrong one is an error of the form.
+
+    Return a response only if the user has tried too often.
+    """
+    password = page.form.pop_password(field)
+    if wait_s := await wait_to_prove_s(page):
+        return too_many_requests(page, wait_s)
+    if not await page.site.users.verify_password(page.member, password):
+        page.form.add_error(field, page.gettext("Wrong password."))
+    return None
+
+
 class Ways(msgspec.Struct, frozen=True):
     """The ways in which a user can prove who they are, for the template `account/proof.html`."""
 

@@ -9,9 +9,10 @@ import pytest
 import requests
 from msgspec import structs
 
+from minitoolai import __version__
 from minitoolai.core.catalog.shop import UNNAMED
 from minitoolai.portal.i18n import LANGUAGES
-from minitoolai.portal.pages.changelog import PAGE_SIZE, sections_of, text_of
+from minitoolai.portal.pages.changelog import PAGE_SIZE, released_text, sections_of, text_of
 from tests.support.browse import Visitor
 from tests.support.cli import CATALOG
 from tests.support.server import ServerProcess
@@ -22,9 +23,9 @@ SOURCE = Path(__file__).parents[3] / "CHANGELOG.md"
 def test_every_subject_of_the_file_is_on_one_page(visitor: Visitor) -> None:
     text = SOURCE.read_text("utf-8")
     subjects = re.findall("^### (.*)$", text, re.MULTILINE)
-    sections = sections_of(text)
+    sections = sections_of(text_of(UNNAMED, "en"))
     assert [section.title for section in sections if section.title] == subjects
-    assert sections[0].version == re.findall("^## (.*)$", text, re.MULTILINE)[0]
+    assert sections[0].version == __version__
     seen = []
     for number in range(1, sections[-1].page + 1):
         page = visitor.open(f"/changelog?page={number}")
@@ -38,6 +39,16 @@ def test_a_page_ends_after_the_section_that_fills_it() -> None:
     text = "About\n## 2\n### A\n" + "x" * (PAGE_SIZE + 1) + "\n### B\n- b\n## 1\nFirst.\n"
     found = [(one.page, one.version, one.title) for one in sections_of(text)]
     assert found == [(1, "2", "A"), (2, "", "B"), (2, "1", "")]
+
+
+def test_changes_are_those_of_the_version_that_runs_until_it_has_a_section_of_its_own() -> None:
+    text = "About\n## Unreleased\n### A\n- a\n"
+    assert released_text(text, "1.2.0") == "About\n## 1.2.0\n### A\n- a\n"
+    for heading in ("## 1.2.0", "## [1.2.0] – 2026-12-01"):
+        older = heading + "\n### B\n- b\n## 1.1.0\n### C\n"
+        assert released_text(text + older, "1.2.0") == "About\n" + older
+        assert released_text(text + older, "1.3.0") == text.replace("Unreleased", "1.3.0") + older
+    assert released_text("About\n## 1.2.0\n- b\n", "1.2.0") == "About\n## 1.2.0\n- b\n"
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
@@ -56,7 +67,7 @@ def test_html_in_the_file_is_shown_as_text() -> None:
 
 
 def test_a_shop_with_a_name_of_its_own_shows_its_own_changelog_or_none(tmp_path: Path) -> None:
-    assert text_of(UNNAMED, "de") == SOURCE.read_text("utf-8")
+    assert text_of(UNNAMED, "de") == released_text(SOURCE.read_text("utf-8"), __version__)
     own = structs.replace(UNNAMED, name="Acme")
     assert text_of(own, "en") == ""
     folder = tmp_path / "catalog"

@@ -16,7 +16,7 @@ from minitoolai.http.exports import Parts, csv_lines
 from minitoolai.portal.charts import escape_formula
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.auth import email_composer, read_new_password
-from minitoolai.portal.proofs import wait_to_prove_s, ways_to_prove
+from minitoolai.portal.proofs import confirm_password, wait_to_prove_s, ways_to_prove
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, not_found, page, too_many_requests
 from minitoolai.storage.tables.payments import payments_owing
@@ -79,11 +79,9 @@ UNDELETED = {
 @form("/account/leave", access="user", action="self")
 async def leave(page: PageRequest) -> Response:
     """Delete the user, if the password is right."""
-    password = page.form.pop_password("password_leave")
-    if wait_s := await wait_to_prove_s(page):
-        return too_many_requests(page, wait_s)
-    if not await page.site.users.verify_password(page.member, password):
-        page.form.add_error("password_leave", page.gettext("Wrong password."))
+    if (wait := await confirm_password(page, "password_leave")) is not None:
+        return wait
+    if not page.form.is_valid:
         return await render_account(page, 422)
     result = await page.site.users.delete_account(page.member)
     if result != "done":

@@ -324,7 +324,9 @@ async def can_mail(page: PageRequest, email: str) -> bool:
 def email_composer(page: PageRequest, email: str, about: str = "") -> Compose:
     """Return what writes e-mails to this address in the language of the page, also after the request has ended."""
     # Never from the Host header: the client that asks for the letter would choose where its link leads.
-    return letter_composer(page.site.shop, page.site.address(), page.lang, email, about)
+    site = page.site
+    is_open = site.is_password_open
+    return letter_composer(site.shop, site.address(), page.lang, email, about, is_password_open=is_open)
 
 
 HANDLERS: list[Handler] = [

@@ -10,6 +10,7 @@ import msgspec
 from markupsafe import Markup
 from starlette.responses import Response
 
+from minitoolai import __version__
 from minitoolai.core.catalog.shop import Shop
 from minitoolai.portal.prose import render
 from minitoolai.portal.request import PageRequest
@@ -39,7 +40,21 @@ def text_of(shop: Shop, lang: str) -> str:
 
 @cache
 def _own_text() -> str:
-    return OWN_FILE.read_text("utf-8")
+    return released_text(OWN_FILE.read_text("utf-8"), __version__)
+
+
+def released_text(text: str, version: str) -> str:
+    """Return a changelog without a section "Unreleased", which customers could not place.
+
+    Until the file has a section of the version that runs, the unreleased changes are those of this version.
+    """
+    above, *rest = re.split(r"^## Unreleased *\n", text, maxsplit=1, flags=re.MULTILINE)
+    if not rest:
+        return text
+    if re.search(rf"^## \[?{re.escape(version)}\b", text, re.MULTILINE):
+        _, *older = re.split(r"^(?=## )", rest[0], maxsplit=1, flags=re.MULTILINE)
+        return above + "".join(older)
+    return f"{above}## {version}\n{rest[0]}"
 
 
 @cache

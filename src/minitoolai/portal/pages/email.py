@@ -82,7 +82,8 @@ async def stop(page: PageRequest) -> Response:
     if found.is_new:
         return page.redirect("/", flash=page.gettext("The change was cancelled."))
     message = page.gettext("The change was cancelled, and all browsers were signed out. Set a new password now.")
-    return page.redirect("/reset", flash=message, kind="warn")
+    # Without passwords no page resets one. The account shows who is signed in and changes the password.
+    return page.redirect("/reset" if page.site.is_password_open else "/account", flash=message, kind="warn")
 
 
 HANDLERS: list[Handler] = [change_email, confirm_page, confirm, stop]

@@ -104,8 +104,9 @@ async def keep(page: PageRequest) -> Response:
 def _send(page: PageRequest, user: User, purpose: Purpose, reset: FactorReset) -> None:
     """Send an e-mail in the user's language: the page may have another one."""
     lang = user.language or page.lang
-    compose = letter_composer(page.site.shop, page.site.address(), lang, user.email)
-    page.site.users.send(compose(purpose, pack_link(page.site.signer, reset.id)))
+    site = page.site
+    compose = letter_composer(site.shop, site.address(), lang, user.email, is_password_open=site.is_password_open)
+    site.users.send(compose(purpose, pack_link(site.signer, reset.id)))
 
 
 HANDLERS: list[Handler] = [recover_page, ask, confirm, stop, finish, keep]

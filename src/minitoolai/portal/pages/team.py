@@ -16,7 +16,7 @@ from minitoolai.portal.i18n import N_
 from minitoolai.portal.names import isolate_text
 from minitoolai.portal.pages.account import UNDELETED
 from minitoolai.portal.pages.auth import can_mail, email_composer, read_email, read_new_password, wait_for_email_s
-from minitoolai.portal.proofs import wait_to_prove_s
+from minitoolai.portal.proofs import confirm_password
 from minitoolai.portal.request import PageRequest, restore_draft
 from minitoolai.portal.role_names import ACTION_NAMES
 from minitoolai.portal.routing import SWITCH_PATH, Handler, form, not_found, page, too_many_requests
@@ -210,11 +210,9 @@ async def remove(page: PageRequest) -> Response:
 @form("/team/hand-over", access="user", action="own")
 async def hand_over(page: PageRequest) -> Response:
     """Make another member the owner, if the password is right."""
-    password = page.form.pop_password("password")
-    if wait_s := await wait_to_prove_s(page):
-        return too_many_requests(page, wait_s)
-    if not await page.site.users.verify_password(page.member, password):
-        page.form.add_error("password", page.gettext("Wrong password."))
+    if (wait := await confirm_password(page, "password")) is not None:
+        return wait
+    if not page.form.is_valid:
         return await _render(page, 422)
     refusal = await page.site.teams.hand_over(page.actor, _user_number(page))
     return _outcome(page, refusal, page.gettext("The account has a new owner. You are an admin now."))
@@ -225,11 +223,9 @@ async def delete_account(page: PageRequest) -> Response:
     """Delete the account, if the password is right. The page Account does it for the user who opened it."""
     if page.member.account_id == page.member.user_id:
         return page.redirect("/account")
-    password = page.form.pop_password("password_delete")
-    if wait_s := await wait_to_prove_s(page):
-        return too_many_requests(page, wait_s)
-    if not await page.site.users.verify_password(page.member, password):
-        page.form.add_error("password_delete", page.gettext("Wrong password."))
+    if (wait := await confirm_password(page, "password_delete")) is not None:
+        return wait
+    if not page.form.is_valid:
         return await _render(page, 422)
     result = await page.site.teams.delete_account(page.actor)
     if result == "done":
