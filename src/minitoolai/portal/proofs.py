@@ -8,7 +8,7 @@ from starlette.responses import Response
 from minitoolai.accounts.passkeys import PasskeyProof
 from minitoolai.accounts.second_factors import Evidence, PasswordEvidence
 from minitoolai.accounts.users import digest
-from minitoolai.portal.pages.auth import GUESSES, email_composer, wrong_code
+from minitoolai.portal.pages.access.auth import GUESSES, email_composer, wrong_code
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import too_many_requests
 

@@ -57,13 +57,13 @@ from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.images.provenance.certificates import certificate_digest
 from minitoolai.images.provenance.check import MarkChecker
 from minitoolai.images.results import Links, PublicAddress
-from minitoolai.portal.factor_reset_mail import FactorResetMailer
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.i18n import LANGUAGES, N_, formatter, translations
 from minitoolai.portal.log_export import LogExporter
+from minitoolai.portal.mail.factor_reset_mail import FactorResetMailer
+from minitoolai.portal.mail.notice_mail import NoticeMailer
 from minitoolai.portal.measurements import Measurements
 from minitoolai.portal.names import isolate, isolate_text
-from minitoolai.portal.notice_mail import NoticeMailer
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
 from minitoolai.storage.tables.marks import generations_at
