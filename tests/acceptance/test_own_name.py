@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import requests
 
-from minitoolai.accounts import totp
+from minitoolai.accounts.factors import totp
 from minitoolai.api.openapi import describe
 from minitoolai.core.catalog.shop import Shop
 from minitoolai.portal.i18n import LANGUAGES

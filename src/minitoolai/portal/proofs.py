@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 from starlette.responses import Response
 
-from minitoolai.accounts.passkeys import PasskeyProof
-from minitoolai.accounts.second_factors import Evidence, PasswordEvidence
+from minitoolai.accounts.factors.passkeys import PasskeyProof
+from minitoolai.accounts.factors.second_factors import Evidence, PasswordEvidence
 from minitoolai.accounts.users import digest
 from minitoolai.portal.pages.access.auth import GUESSES, email_composer, wrong_code
 from minitoolai.portal.request import PageRequest

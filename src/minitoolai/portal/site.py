@@ -22,13 +22,13 @@ from minitoolai.accounts.email_changes import EmailChanges
 from minitoolai.accounts.external.identities import ExternalSignIn
 from minitoolai.accounts.external.protocol import ExternalProvider
 from minitoolai.accounts.external.registry import build_sign_ins
-from minitoolai.accounts.factor_resets import FactorResets
+from minitoolai.accounts.factors.factor_resets import FactorResets
+from minitoolai.accounts.factors.passkeys import Passkeys
+from minitoolai.accounts.factors.second_factors import SecondFactors
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.accounts.mail import Mailer, build_mailer
-from minitoolai.accounts.passkeys import Passkeys
 from minitoolai.accounts.passwords import Passwords
 from minitoolai.accounts.rate_limits import Failures, Throttle
-from minitoolai.accounts.second_factors import SecondFactors
 from minitoolai.accounts.teams import Teams
 from minitoolai.accounts.users import Users
 from minitoolai.availability import Reports

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from minitoolai.accounts.factor_resets import FactorResets
+from minitoolai.accounts.factors.factor_resets import FactorResets
 from minitoolai.accounts.mail import Mailer
 from minitoolai.accounts.users import Purpose
 from minitoolai.core.catalog.catalog import Catalog

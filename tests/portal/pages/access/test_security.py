@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from minitoolai.accounts.totp import secret_text
+from minitoolai.accounts.factors.totp import secret_text
 from tests.support.browse import PASSWORD, Visitor, add_second_factor, code_now, last_link, letters, new_user
 from tests.support.cli import CATALOG
 from tests.support.server import ServerProcess

@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 from starlette.responses import Response
 
-from minitoolai.accounts.passkeys import MAX_NAME_LENGTH, PasskeyProof
+from minitoolai.accounts.factors.passkeys import MAX_NAME_LENGTH, PasskeyProof
 from minitoolai.accounts.rate_limits import Limit, network_of
 from minitoolai.portal.pages.access.auth import email_composer
 from minitoolai.portal.proofs import prove, report_refusal, ways_to_prove, wrong_passkey

@@ -10,7 +10,7 @@ import msgspec
 from markupsafe import Markup
 from starlette.responses import Response
 
-from minitoolai.accounts import totp
+from minitoolai.accounts.factors import totp
 from minitoolai.portal.pages.access.auth import email_composer, wrong_code
 from minitoolai.portal.proofs import prove, ways_to_prove
 from minitoolai.portal.request import PageRequest

@@ -6,9 +6,9 @@ from babel import Locale
 from starlette.responses import Response
 
 from minitoolai.core.errors import ServiceError
+from minitoolai.http.bodies.uploads import Form
 from minitoolai.http.errors import status_of
 from minitoolai.http.streaming import run_and_charge, watch_disconnect
-from minitoolai.http.uploads import Form
 from minitoolai.portal.error_words import WORDS
 from minitoolai.portal.forms import FormData
 from minitoolai.portal.i18n import LANGUAGES

@@ -21,7 +21,7 @@ from PIL import Image
 from minitoolai.api.routes import hot_paths, image_paths
 from minitoolai.bootstrap import build
 from minitoolai.core.errors import BodyTooLarge, ClientLeft, ServiceError
-from minitoolai.http.bodies import KB, LARGEST_BODY, MB, BodyLimits, read_parsed
+from minitoolai.http.bodies.bodies import KB, LARGEST_BODY, MB, BodyLimits, read_parsed
 from minitoolai.http.errors import IMAGE_PATHS, MESSAGES_PATHS
 from minitoolai.settings import load_settings
 from tests.support.ask import API, HELLO, OPENAI, check_refusal

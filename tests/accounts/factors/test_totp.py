@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from minitoolai.accounts import totp
+from minitoolai.accounts.factors import totp
 
 #: The secret and codes of the appendices of both standards.
 SECRET = b"12345678901234567890"

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from minitoolai.core.errors import InvalidRequest, TooComplex
-from minitoolai.http.data_urls import extract_urls, restore_urls, too_much_text
+from minitoolai.http.bodies.data_urls import extract_urls, restore_urls, too_much_text
 
 #: Lists, objects and commas per body. Each costs up to a microsecond and a hundred bytes when decoded.
 MOST_NODES = 200_000

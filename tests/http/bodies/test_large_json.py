@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from minitoolai.core.errors import BodyTooLarge, InvalidRequest, TooComplex
-from minitoolai.http.large_json import MOST_NODES, MOST_TEXT, PIECE, decode_in_pieces, is_quick
+from minitoolai.http.bodies.large_json import MOST_NODES, MOST_TEXT, PIECE, decode_in_pieces, is_quick
 from minitoolai.http.validation import SMALL_BODY, json_object
 
 SCALARS = [

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from minitoolai.accounts.second_factors import store_recovery_codes
-from minitoolai.accounts.totp import new_recovery_codes
+from minitoolai.accounts.factors.second_factors import store_recovery_codes
+from minitoolai.accounts.factors.totp import new_recovery_codes
 from minitoolai.accounts.users import digest
 from minitoolai.core.clock import Clock, random_bytes
 from minitoolai.core.models import User

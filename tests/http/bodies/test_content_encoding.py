@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from minitoolai.core.errors import InvalidRequest, UnsupportedContentEncoding
-from minitoolai.http.content_encoding import coding_of, unpack
+from minitoolai.http.bodies.content_encoding import coding_of, unpack
 from tests.support.ask import HELLO, OPENAI, check_refusal
 from tests.support.server import Account
 

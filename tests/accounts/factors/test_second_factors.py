@@ -7,10 +7,16 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from minitoolai.accounts import totp
+from minitoolai.accounts.factors import totp
+from minitoolai.accounts.factors.second_factors import (
+    PasswordEvidence,
+    Proof,
+    SecondFactors,
+    SecretCipher,
+    encrypt_anew,
+)
 from minitoolai.accounts.mail import Letter
 from minitoolai.accounts.passwords import hash_password
-from minitoolai.accounts.second_factors import PasswordEvidence, Proof, SecondFactors, SecretCipher, encrypt_anew
 from minitoolai.accounts.users import CHALLENGE_MS, Challenge, Users, Visitor
 from minitoolai.core.models import Device, User
 from minitoolai.core.signing import SecretKeys

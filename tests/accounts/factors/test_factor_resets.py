@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from minitoolai.accounts.factor_resets import CONFIRM_MS, FINISH_MS, HOUR_MS, FactorResets
+from minitoolai.accounts.factors.factor_resets import CONFIRM_MS, FINISH_MS, HOUR_MS, FactorResets
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.models import SecondFactor, User
 from minitoolai.storage.tables import accounts, factor_resets, passkeys, second_factors, users

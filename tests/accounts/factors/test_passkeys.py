@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from minitoolai.accounts.factors.passkeys import CHALLENGE_MS, MAX_PASSKEYS, PasskeyProof, Passkeys, relying_party
+from minitoolai.accounts.factors.second_factors import PasswordEvidence, SecondFactors
 from minitoolai.accounts.mail import Letter
-from minitoolai.accounts.passkeys import CHALLENGE_MS, MAX_PASSKEYS, PasskeyProof, Passkeys, relying_party
 from minitoolai.accounts.passwords import Passwords, hash_password
-from minitoolai.accounts.second_factors import PasswordEvidence, SecondFactors
 from minitoolai.accounts.users import Challenge, Users, Visitor
 from minitoolai.core.models import Device, User
 from minitoolai.core.signing import SecretKeys

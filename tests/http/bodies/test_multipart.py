@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from minitoolai.core.errors import InvalidRequest, WrongContentType
-from minitoolai.http.multipart import MAX_HEADERS, MultipartParser, PartData, PartHead, boundary_of
+from minitoolai.http.bodies.multipart import MAX_HEADERS, MultipartParser, PartData, PartHead, boundary_of
 
 BOUNDARY = b"xYz"
 

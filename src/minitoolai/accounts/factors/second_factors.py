@@ -11,8 +11,8 @@ from typing import Protocol
 
 import msgspec
 
-from minitoolai.accounts import totp
 from minitoolai.accounts.ciphers import AccountCipher
+from minitoolai.accounts.factors import totp
 from minitoolai.core.clock import Clock
 from minitoolai.core.models import SecondFactor
 from minitoolai.core.signing import SecretKeys

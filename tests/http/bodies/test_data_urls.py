@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from minitoolai.core.errors import BodyTooLarge
-from minitoolai.http import data_urls
-from minitoolai.http.data_urls import LONG_URL, MOST_URLS, STEP, TextCounter, extract_urls, restore_urls
+from minitoolai.http.bodies import data_urls
+from minitoolai.http.bodies.data_urls import LONG_URL, MOST_URLS, STEP, TextCounter, extract_urls, restore_urls
 from minitoolai.http.validation import json_object
 
 MB = 1024 * 1024

@@ -19,9 +19,9 @@ import msgspec
 
 from minitoolai.core.errors import BodyTooLarge, ClientLeft, WrongContentType
 from minitoolai.http.asgi import Receive, Scope, headers_by_name
-from minitoolai.http.content_encoding import coding_of, unpack
-from minitoolai.http.data_urls import TextCounter
-from minitoolai.http.large_json import MOST_NODES_ON_LOOP
+from minitoolai.http.bodies.content_encoding import coding_of, unpack
+from minitoolai.http.bodies.data_urls import TextCounter
+from minitoolai.http.bodies.large_json import MOST_NODES_ON_LOOP
 from minitoolai.http.validation import is_small
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from minitoolai.core.errors import BodyTooLarge, ClientLeft, InvalidRequest, Uns
 from minitoolai.core.threads import UPLOADS
 from minitoolai.core.transcription import UploadedFile
 from minitoolai.http.asgi import Receive, Scope, headers_by_name
-from minitoolai.http.multipart import MultipartParser, PartData, PartHead, boundary_of
+from minitoolai.http.bodies.multipart import MultipartParser, PartData, PartHead, boundary_of
 from minitoolai.storage.uploads import UploadFolder
 
 #: Key of an upload in the ASGI scope, if it was received before the handler was called.
