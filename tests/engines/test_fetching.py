@@ -32,7 +32,7 @@ from tests.support.tiny_embedder import tiny_embedder
 PARTS = 4
 CONTENT = random.Random(7).randbytes(3_000_000)
 SIZE = len(CONTENT) // PARTS
-#: Fetches a part with a tenth of the CPU of pip, for tests that are about the parts, not about who fetches them.
+#: Fetches a part with a sixth of the CPU of pip, for tests that are about the parts, not about who fetches them.
 QUICK = ["uv"]
 
 
