@@ -23,11 +23,11 @@ from typing import Any
 import pytest
 import requests
 
-from minitoolai.accounts import totp
+from minitoolai.accounts.factors import totp
 from minitoolai.api.openapi import describe
 from minitoolai.core.catalog.shop import Shop
 from minitoolai.portal.i18n import LANGUAGES
-from minitoolai.portal.letters import TEXTS, letter_composer
+from minitoolai.portal.mail.letters import TEXTS, letter_composer
 from tests.api.test_key_rules import EXAMPLES, FORMS_WITH_FILES
 from tests.support import suppliers
 from tests.support.browse import PASSWORD, Visitor

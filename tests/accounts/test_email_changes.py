@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from minitoolai.accounts.email_changes import LINK_MS, EmailChanges
+from minitoolai.accounts.factors.second_factors import SecondFactors
 from minitoolai.accounts.mail import Letter
-from minitoolai.accounts.second_factors import SecondFactors
 from minitoolai.accounts.users import Users
 from minitoolai.core.models import MailLink, User
 from minitoolai.core.signing import SecretKeys

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from minitoolai.accounts.factors.second_factors import SecondFactors
 from minitoolai.accounts.mail import Letter
-from minitoolai.accounts.second_factors import SecondFactors
 from minitoolai.accounts.teams import INVITATION_MS, Actor, Refusal, Teams
 from minitoolai.accounts.users import Purpose, Users, erase_personal_data
 from minitoolai.core.models import Budget, User, join_budget_ids, split_budget_ids

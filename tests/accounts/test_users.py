@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from minitoolai.accounts import users as module
+from minitoolai.accounts.factors.second_factors import SecondFactors
 from minitoolai.accounts.mail import Letter
 from minitoolai.accounts.passwords import TRUSTED_S, Passwords, hash_password
-from minitoolai.accounts.second_factors import SecondFactors
 from minitoolai.accounts.users import IDLE_MS, RESET_LINK_MS, SIGNUP_LINK_MS, Users
 from minitoolai.core.signing import SecretKeys
 from minitoolai.storage.tables import accounts

@@ -213,7 +213,7 @@ TESTED_ELSEWHERE = {
     "rate.tokens_per_minute": "tests/api/test_limits.py",
     "rate.streams": "tests/api/test_limits.py",
     # Not a rule of requests: it hides the key from the customer's list.
-    "for_pages": "tests/portal/pages/test_playground.py",
+    "for_pages": "tests/portal/pages/studio/test_playground.py",
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.portal.highlight import AGENT_MODEL, plain_example
+from minitoolai.portal.rendering.highlight import AGENT_MODEL, plain_example
 from tests.support import catalogs, manners
 from tests.support.programs import NODE, install_node, program
 from tests.support.server import ServerProcess

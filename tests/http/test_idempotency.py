@@ -19,7 +19,7 @@ from minitoolai.billing.idempotency import IdempotencyStore
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.models import Caller, KeyRules
 from minitoolai.http.auth import CLAIM
-from minitoolai.http.bodies import BodyLimits
+from minitoolai.http.bodies.bodies import BodyLimits
 from minitoolai.http.idempotency import Idempotent
 from minitoolai.http.types import Receive, Scope, Send
 from minitoolai.paths import load_secret_keys

@@ -13,7 +13,7 @@ import yaml
 from tools.reference import commands
 
 from minitoolai.core.catalog.loader import read_catalog
-from minitoolai.http.bodies import LARGEST_BODY
+from minitoolai.http.bodies.bodies import LARGEST_BODY
 from minitoolai.settings import PREFIX, load_settings, variables
 
 ROOT = Path(__file__).parent.parent.parent

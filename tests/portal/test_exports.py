@@ -17,7 +17,7 @@ import requests
 from minitoolai.billing import payments
 from minitoolai.core.catalog.prices import APART
 from minitoolai.core.clock import MS_PER_DAY, SystemClock
-from minitoolai.portal.pages import account as account_page
+from minitoolai.portal.pages.account import account as account_page
 from minitoolai.storage.schema import metadata
 from minitoolai.storage.tables import users
 from minitoolai.storage.tables.personal_data import OWNED

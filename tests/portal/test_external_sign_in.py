@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from minitoolai.storage.tables import identities, users
-from tests.support.browse import PASSWORD, Visitor, add_second_factor, code_now, new_user
+from tests.support.browse import PASSWORD, Visitor, add_second_factor, code_now, last_link, letters, new_user
 from tests.support.cli import CATALOG
 from tests.support.identity_provider import CLIENT_SECRET, GitHub, free_port, openid_provider
 from tests.support.server import ServerProcess
@@ -215,3 +215,13 @@ def test_without_passwords_only_the_provider_signs_in(github: GitHub, tmp_path_f
         visitor.submit("/account/connect")
         assert "You can sign in this way from now on." in visitor.page.text
         assert "/en/keys" in Visitor(server).open("/signin/with/github").url
+        # E-mails lead to a page that there is.
+        visitor.open("/account")
+        visitor.submit("/account/password", password_old=PASSWORD, password="another long password")
+        letter = letters(server, "old@example.com")[-1]
+        assert "/en/reset" not in letter
+        assert "/en/account" in letter
+        visitor.open("/account")
+        visitor.submit("/account/email", email="new@example.com", password_email="another long password")
+        visitor.open(last_link(server, "old@example.com"))
+        assert "Set a new password now." in visitor.submit("/account/email/confirm/stop").text

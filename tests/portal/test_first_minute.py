@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from minitoolai.portal.error_words import WORDS
 from minitoolai.portal.i18n import LANGUAGES, translations
 from minitoolai.portal.steps import QUICK_TABS
-from tests.portal.test_browser import watched
+from tests.portal.browser.test_browser import watched
 from tests.portal.test_journey import CATALOG
 from tests.support.browse import PASSWORD, Visitor, last_link, new_user
 from tests.support.programs import program

@@ -18,8 +18,8 @@ import requests
 import yaml
 
 import minitoolai
-from minitoolai.portal.highlight import AGENT_MODEL, AGENT_TABS, TABS, tabs_of
 from minitoolai.portal.i18n import LANGUAGES
+from minitoolai.portal.rendering.highlight import AGENT_MODEL, AGENT_TABS, TABS, tabs_of
 from minitoolai.storage.tables.ledger import broken_invariants
 from tests.support import catalogs, manners
 from tests.support.programs import program as installed

@@ -205,19 +205,19 @@ def test_every_page_is_covered_by_the_accessibility_and_timing_tests() -> None:
         "/admin/accounts/#/view/end", "/admin/vouchers/cancel", "/account/passkeys/{passkey}", "/signin/recover",
         "/studio/prompts/{prompt}",
     }  # fmt: skip
-    # They need a payment or Stripe: tests/portal/test_money_browser.py
+    # They need a payment or Stripe: tests/portal/browser/test_money_browser.py
     with_payments = {
         "/topup/auto", "/topup/auto/done", "/invoices/{invoice}", "/invoices/statements/{month}",
         "/admin/invoices/{invoice}", "/plans/subscribed", "/plans/#/statement", "/plans/#/statement.csv",
     }  # fmt: skip
-    # They need a budget or an invitation: tests/portal/test_team_browser.py
+    # They need a budget or an invitation: tests/portal/browser/test_team_browser.py
     of_teams = {"/team/budgets/{budget}", "/invitation"}
     # They need a provider: tests/portal/test_external_sign_in.py
     of_providers = {"/signin/with/{provider}", "/signin/done/{provider}", "/account/connect"}
     the_guide_again = {"/api-documentation"}
     like_another = {"/reference/{operation}"}  # one of them is named
-    only_with_some_models = {"/models/{name:path}"}  # tests/portal/test_axe.py
-    only_in_shops_with_texts = {"/terms", "/privacy", "/imprint"}  # tests/portal/pages/test_shop.py
+    only_with_some_models = {"/models/{name:path}"}  # tests/portal/browser/test_axe.py
+    only_in_shops_with_texts = {"/terms", "/privacy", "/imprint"}  # tests/portal/pages/public/test_shop.py
     known = only_in_shops_with_texts | {*OPEN, *house.CLOSED} | files | shown_as_states | the_guide_again | like_another
     known |= with_payments | of_teams | of_providers | only_with_some_models
     known.remove("/reference/post-v1-messages")

@@ -9,9 +9,9 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 
-from minitoolai.accounts import totp
+from minitoolai.accounts.factors import totp
+from minitoolai.accounts.factors.second_factors import SecretCipher
 from minitoolai.accounts.passwords import hash_password
-from minitoolai.accounts.second_factors import SecretCipher
 from minitoolai.accounts.users import SESSION_MS, digest
 from minitoolai.core.clock import SystemClock, random_text
 from minitoolai.core.models import SecondFactor

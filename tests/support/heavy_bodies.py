@@ -8,7 +8,7 @@ import random
 
 from PIL import Image
 
-from minitoolai.http.large_json import MOST_NODES, MOST_TEXT
+from minitoolai.http.bodies.large_json import MOST_NODES, MOST_TEXT
 
 START = b'{"model":"quick","stream":false,"messages":[{"role":"user","content":"hi"}],"x":'
 MESSAGES = b'{"model":"quick","stream":false,"messages":['

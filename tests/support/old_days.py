@@ -21,7 +21,7 @@ from minitoolai.core.models import Budget, NewGeneration, Outcome, StatementRow
 from minitoolai.core.plans import Windows
 from minitoolai.http.exports import csv_lines
 from minitoolai.ledger.types import Credit, PlaceHold, Reverse, Settle
-from minitoolai.portal.pages.account import statement_line
+from minitoolai.portal.pages.account.account import statement_line
 from minitoolai.storage.database import Connection
 from minitoolai.storage.insight.requests import LogFilter, LogPlace
 from minitoolai.storage.object_store import LocalObjectStore, ObjectStore

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from minitoolai.portal.highlight import AGENT_MODEL, plain_example
+from minitoolai.portal.rendering.highlight import AGENT_MODEL, plain_example
 from tests.support import catalogs
 from tests.support.claude_code import QUESTION, Calls, chat, native, prepare, raise_loopback
 from tests.support.programs import NODE

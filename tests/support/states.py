@@ -14,7 +14,7 @@ from playwright.sync_api import Page
 
 from minitoolai.accounts.users import digest
 from minitoolai.core.clock import SystemClock
-from minitoolai.portal.pages.passkeys import passkey_mark
+from minitoolai.portal.pages.access.passkeys import passkey_mark
 from minitoolai.storage.tables import passkeys, users
 from minitoolai.storage.tables.passkeys import Passkey
 from tests.support.browse import PASSWORD, Visitor, add_second_factor, code_now, last_link, letters, new_user

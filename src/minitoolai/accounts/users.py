@@ -15,10 +15,10 @@ from typing import Any, Literal
 import msgspec
 
 from minitoolai.accounts.addresses import email_forms
+from minitoolai.accounts.factors.second_factors import Evidence, SecondFactors, store_recovery_codes
+from minitoolai.accounts.factors.totp import new_recovery_codes
 from minitoolai.accounts.mail import Letter, Mailer
 from minitoolai.accounts.passwords import TRUSTED_S, Passwords
-from minitoolai.accounts.second_factors import Evidence, SecondFactors, store_recovery_codes
-from minitoolai.accounts.totp import new_recovery_codes
 from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import decode_image_job_request

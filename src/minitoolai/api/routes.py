@@ -27,12 +27,12 @@ from minitoolai.chat.stored import endpoints as responses
 from minitoolai.chat.stored.background import BackgroundResponses
 from minitoolai.core.errors import InvalidRequest, NotFound, ServiceError
 from minitoolai.http.asgi import App
-from minitoolai.http.bodies import KB, LARGEST_BODY, BodyLimits
+from minitoolai.http.bodies.bodies import KB, LARGEST_BODY, BodyLimits
+from minitoolai.http.bodies.large_json import MOST_TEXT
+from minitoolai.http.bodies.uploads import FileForms
 from minitoolai.http.errors import MESSAGES_PATHS, error_body, error_headers, status_of
 from minitoolai.http.failure_limits import FailureLimits
-from minitoolai.http.large_json import MOST_TEXT
 from minitoolai.http.routing import json_response, reads
-from minitoolai.http.uploads import FileForms
 from minitoolai.images import endpoints as images
 from minitoolai.images import webhooks
 from minitoolai.images.build import Images

@@ -20,7 +20,7 @@ from minitoolai.core.inference import ChatRequest
 from minitoolai.core.request_fields import header_of_names
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, header, respond, respond_error
 from minitoolai.http.auth import authenticate
-from minitoolai.http.bodies import BodyLimits, read_parsed
+from minitoolai.http.bodies.bodies import BodyLimits, read_parsed
 from minitoolai.http.errors import error_body, last_event
 from minitoolai.http.exchanges import RECORDING, record
 from minitoolai.http.request_context import set_generation

@@ -14,7 +14,7 @@ from minitoolai.core.errors import FetchFailed, InvalidRequest
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.threads import PICTURES
 from minitoolai.engines.images.codec import inspect_image, to_plain_png
-from minitoolai.http.bodies import run_in_body_thread
+from minitoolai.http.bodies.bodies import run_in_body_thread
 from minitoolai.httpclient.guarded import MAX_BODY_BYTES, GuardedResponse
 
 #: (URL, name of its field) → response. Raises UrlForbidden or FetchFailed.

@@ -264,10 +264,11 @@ def _notify(
     """Send an e-mail in the user's language, and wait for it."""
     # Babel, which reads the translations, takes a while to import, and few commands write e-mails.
     from minitoolai.portal.i18n import DEFAULT
-    from minitoolai.portal.letters import letter_composer
+    from minitoolai.portal.mail.letters import letter_composer
 
     site = settings.public_url.rstrip("/") or shop.public_url or f"http://{settings.host}:{settings.port}"
-    letter = letter_composer(shop, site, user.language or DEFAULT, to, about)(purpose, "")
+    lang, is_open = user.language or DEFAULT, settings.password_signin
+    letter = letter_composer(shop, site, lang, to, about, is_password_open=is_open)(purpose, "")
     asyncio.run(mailer.send(letter))
 
 

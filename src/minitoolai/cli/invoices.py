@@ -78,7 +78,7 @@ def show_invoice(settings: Settings, options: argparse.Namespace) -> None:
     """Print a document as text, or write it as PDF. Raises NotFound."""
     # Imported here: templates and fonts take longer than most commands.
     from minitoolai.portal.i18n import LANGUAGES
-    from minitoolai.portal.papers import invoice_paper
+    from minitoolai.portal.papers.papers import invoice_paper
 
     if options.language not in LANGUAGES:
         raise InvalidRequest(f"--language must be one of {', '.join(LANGUAGES)}", param="--language")
@@ -90,7 +90,7 @@ def show_invoice(settings: Settings, options: argparse.Namespace) -> None:
         raise NotFound(f"there is no invoice {options.number!r}; see minitoolai invoice list", param="NUMBER")
     paper = invoice_paper(row, options.language)
     if options.pdf is not None:
-        from minitoolai.portal.paper_pdf import render_pdf
+        from minitoolai.portal.papers.paper_pdf import render_pdf
 
         shop = read_catalog(catalog_path(settings)).shop
         body = render_pdf(paper, shop, options.language, settings.pdf_font)
@@ -118,8 +118,8 @@ def show_invoice(settings: Settings, options: argparse.Namespace) -> None:
 def export_invoices(settings: Settings, options: argparse.Namespace) -> None:
     """Print CSV. Raises InvalidRequest for a month that is none."""
     from minitoolai.http.exports import csv_lines
-    from minitoolai.portal.invoice_csv import COLUMNS, encode_invoices
-    from minitoolai.portal.papers import month_bounds
+    from minitoolai.portal.papers.invoice_csv import COLUMNS, encode_invoices
+    from minitoolai.portal.papers.papers import month_bounds
 
     bounds = (0, ALWAYS_MS) if options.month is None else month_bounds(options.month)
     if bounds is None:

@@ -14,9 +14,9 @@ from minitoolai.core.errors import AccessDenied, ClientLeft, ServiceError, Store
 from minitoolai.core.models import Caller, IdempotencyClaim
 from minitoolai.http.asgi import App, Headers, Receive, Scope, Send, respond_error
 from minitoolai.http.auth import CLAIM, authenticate
-from minitoolai.http.bodies import BodyLimits, read_body, run_in_body_thread
+from minitoolai.http.bodies.bodies import BodyLimits, read_body, run_in_body_thread
+from minitoolai.http.bodies.uploads import UPLOAD, Form
 from minitoolai.http.errors import last_event
-from minitoolai.http.uploads import UPLOAD, Form
 from minitoolai.http.validation import is_small
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,14 @@ import msgspec
 from starlette.datastructures import QueryParams
 
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.http.large_json import DEEPEST, MOST_NODES_ON_LOOP, check_depth, count_nodes, decode, decode_large
+from minitoolai.http.bodies.large_json import (
+    DEEPEST,
+    MOST_NODES_ON_LOOP,
+    check_depth,
+    count_nodes,
+    decode,
+    decode_large,
+)
 
 #: Decode bodies up to this size on the event loop if they have few nodes, which takes at most a few milliseconds.
 SMALL_BODY = 64 * 1024

@@ -18,9 +18,9 @@ from minitoolai.core.inference import ImageJobRequest, ImageTask
 from minitoolai.core.threads import UPLOADS
 from minitoolai.core.transcription import UploadedFile
 from minitoolai.http.asgi import Receive, Scope, headers_by_name
-from minitoolai.http.bodies import LARGEST_BODY, MB, BodyLimits, read_parsed
-from minitoolai.http.large_json import MOST_TEXT
-from minitoolai.http.uploads import UPLOAD, FileForms, Form
+from minitoolai.http.bodies.bodies import LARGEST_BODY, MB, BodyLimits, read_parsed
+from minitoolai.http.bodies.large_json import MOST_TEXT
+from minitoolai.http.bodies.uploads import UPLOAD, FileForms, Form
 from minitoolai.http.validation import expected, integer, json_object, number, shortened
 from minitoolai.httpclient.guarded import check_url
 from minitoolai.images.request import (

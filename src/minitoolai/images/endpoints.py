@@ -36,12 +36,12 @@ from minitoolai.engines.images.codec import EDITS
 from minitoolai.engines.images.editing.uploads import read_uploads
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, respond, respond_error, whole_headers
 from minitoolai.http.auth import authenticate
-from minitoolai.http.bodies import BodyLimits, read_parsed
+from minitoolai.http.bodies.bodies import BodyLimits, read_parsed
+from minitoolai.http.bodies.uploads import Form
 from minitoolai.http.failure_limits import FailureLimits
 from minitoolai.http.request_context import set_generation
 from minitoolai.http.routing import MethodRoute, json_response, reads, route
 from minitoolai.http.streaming import method_not_allowed
-from minitoolai.http.uploads import Form
 from minitoolai.images.edit_request import EditForms, EditRequest, parse_edit_form, parse_edit_job
 from minitoolai.images.request import ResponseFormat, job_number, parse_generate, parse_image, parse_job
 from minitoolai.images.results import ImageDelivery, Links, job_json, media_type

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 from starlette.responses import Response
 
-from minitoolai.accounts.passkeys import PasskeyProof
-from minitoolai.accounts.second_factors import Evidence, PasswordEvidence
+from minitoolai.accounts.factors.passkeys import PasskeyProof
+from minitoolai.accounts.factors.second_factors import Evidence, PasswordEvidence
 from minitoolai.accounts.users import digest
-from minitoolai.portal.pages.auth import GUESSES, email_composer, wrong_code
+from minitoolai.portal.pages.access.auth import GUESSES, email_composer, wrong_code
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import too_many_requests
 
@@ -83,6 +83,19 @@ async def wait_to_prove_s(page: PageRequest) -> int:
     """Return the seconds to wait before another try of the password or of a code, and count the try."""
     # By the account alone: a session is needed, so no other client can use this up.
     return await page.site.throttle.wait(f"password {page.member.user_id}", GUESSES)
+
+
+async def confirm_password(page: PageRequest, field: str) -> Response | None:
+    """Check that a field of the form is the user's password; a wrong one is an error of the form.
+
+    Return a response only if the user has tried too often.
+    """
+    password = page.form.pop_password(field)
+    if wait_s := await wait_to_prove_s(page):
+        return too_many_requests(page, wait_s)
+    if not await page.site.users.verify_password(page.member, password):
+        page.form.add_error(field, page.gettext("Wrong password."))
+    return None
 
 
 class Ways(msgspec.Struct, frozen=True):

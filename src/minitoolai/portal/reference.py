@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.portal.highlight import EXAMPLE_ORIGIN
 from minitoolai.portal.i18n import N_
+from minitoolai.portal.rendering.highlight import EXAMPLE_ORIGIN
 
 Json = dict[str, Any]
 METHODS = ("get", "post", "put", "patch", "delete")

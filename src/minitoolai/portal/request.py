@@ -30,7 +30,7 @@ from minitoolai.core.roles import Action, may
 from minitoolai.http.exports import CSV, Parts, export_response, with_byte_order_mark
 from minitoolai.portal.forms import YEAR_S, FormData, is_loopback, read_cookies
 from minitoolai.portal.i18n import LANGUAGES, formatter, translations
-from minitoolai.portal.markdown import page_to_markdown
+from minitoolai.portal.rendering.markdown import page_to_markdown
 from minitoolai.portal.role_names import ROLE_NAMES
 from minitoolai.portal.site import NavigationEntry, Site
 from minitoolai.storage.database import Connection

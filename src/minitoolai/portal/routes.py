@@ -15,46 +15,16 @@ from starlette.routing import compile_path
 from minitoolai.http.asgi import Scope
 from minitoolai.http.routing import MethodRoute
 from minitoolai.portal.i18n import LANGUAGES
-from minitoolai.portal.pages import (
-    account,
-    admin,
-    auth,
-    bodies,
-    changelog,
-    chat,
-    check,
-    corrections,
-    docs,
-    email,
-    external,
-    gallery,
-    home,
-    keys,
-    limits,
-    llms,
-    log_export,
-    models,
-    passkeys,
-    plans,
-    playground,
-    prompts,
-    recovery,
-    reference,
-    request_log,
-    search,
-    security,
-    selling,
-    shop,
-    team,
-    topup,
-    transcribe,
-    usage,
-)
+from minitoolai.portal.pages.access import auth, email, external, passkeys, recovery, security
+from minitoolai.portal.pages.account import account, bodies, keys, log_export, request_log, team, usage
+from minitoolai.portal.pages.admin import admin, corrections, selling
 from minitoolai.portal.pages.insight import account as admin_account
 from minitoolai.portal.pages.insight import dashboard, engines, view
 from minitoolai.portal.pages.insight import requests as admin_requests
 from minitoolai.portal.pages.insight import search as admin_search
-from minitoolai.portal.pages.money import auto_topup, invoices, notices
+from minitoolai.portal.pages.money import auto_topup, invoices, notices, plans, topup
+from minitoolai.portal.pages.public import changelog, check, docs, home, limits, llms, models, reference, search, shop
+from minitoolai.portal.pages.studio import chat, gallery, playground, prompts, transcribe
 from minitoolai.portal.reference import Reference
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import PageHandler, is_valid_host, method_not_allowed, not_found, page_routes

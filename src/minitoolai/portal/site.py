@@ -22,13 +22,13 @@ from minitoolai.accounts.email_changes import EmailChanges
 from minitoolai.accounts.external.identities import ExternalSignIn
 from minitoolai.accounts.external.protocol import ExternalProvider
 from minitoolai.accounts.external.registry import build_sign_ins
-from minitoolai.accounts.factor_resets import FactorResets
+from minitoolai.accounts.factors.factor_resets import FactorResets
+from minitoolai.accounts.factors.passkeys import Passkeys
+from minitoolai.accounts.factors.second_factors import SecondFactors
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.accounts.mail import Mailer, build_mailer
-from minitoolai.accounts.passkeys import Passkeys
 from minitoolai.accounts.passwords import Passwords
 from minitoolai.accounts.rate_limits import Failures, Throttle
-from minitoolai.accounts.second_factors import SecondFactors
 from minitoolai.accounts.teams import Teams
 from minitoolai.accounts.users import Users
 from minitoolai.availability import Reports
@@ -57,13 +57,13 @@ from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.images.provenance.certificates import certificate_digest
 from minitoolai.images.provenance.check import MarkChecker
 from minitoolai.images.results import Links, PublicAddress
-from minitoolai.portal.factor_reset_mail import FactorResetMailer
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.i18n import LANGUAGES, N_, formatter, translations
 from minitoolai.portal.log_export import LogExporter
+from minitoolai.portal.mail.factor_reset_mail import FactorResetMailer
+from minitoolai.portal.mail.notice_mail import NoticeMailer
 from minitoolai.portal.measurements import Measurements
 from minitoolai.portal.names import isolate, isolate_text
-from minitoolai.portal.notice_mail import NoticeMailer
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
 from minitoolai.storage.tables.marks import generations_at

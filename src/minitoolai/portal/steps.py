@@ -12,7 +12,7 @@ from minitoolai.accounts.keys import NewKey
 from minitoolai.availability import Reports
 from minitoolai.core.catalog.shop import Shop
 from minitoolai.portal.forms import YEAR_S
-from minitoolai.portal.highlight import QUICK_MODEL, example
+from minitoolai.portal.rendering.highlight import QUICK_MODEL, example
 from minitoolai.portal.request import PageRequest
 from minitoolai.storage.tables.reports import last_usage
 

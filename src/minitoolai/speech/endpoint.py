@@ -11,7 +11,7 @@ from minitoolai.core.inference import AudioFormat, SpeechRequest
 from minitoolai.core.request_fields import header_of_names
 from minitoolai.http.asgi import Headers, Receive, Scope, Send, respond_error
 from minitoolai.http.auth import authenticate
-from minitoolai.http.bodies import BodyLimits, read_parsed
+from minitoolai.http.bodies.bodies import BodyLimits, read_parsed
 from minitoolai.http.errors import error_event, status_and_type
 from minitoolai.http.exchanges import RECORDING, record
 from minitoolai.http.request_context import set_generation

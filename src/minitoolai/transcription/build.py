@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from minitoolai.billing.shared import SharedServices
 from minitoolai.engines.factory import ConcurrencyLimits, make_transcription_engines
 from minitoolai.engines.transcription.pool import RecordingMeter
-from minitoolai.http.bodies import MB
-from minitoolai.http.uploads import FileForms
+from minitoolai.http.bodies.bodies import MB
+from minitoolai.http.bodies.uploads import FileForms
 from minitoolai.settings import Settings
 from minitoolai.storage.uploads import UploadFolder
 from minitoolai.transcription.service import TranscriptionService

@@ -12,6 +12,7 @@ from minitoolai.core.request_fields import header_of_names
 from minitoolai.core.transcription import TranscriptionRequest, TranscriptTask
 from minitoolai.http.asgi import Headers, Receive, Scope, Send, respond, respond_error
 from minitoolai.http.auth import authenticate
+from minitoolai.http.bodies.uploads import FileForms, Form
 from minitoolai.http.errors import error_event, status_and_type
 from minitoolai.http.exchanges import RECORDING, note_parameters, record
 from minitoolai.http.request_context import set_generation
@@ -24,7 +25,6 @@ from minitoolai.http.streaming import (
     stream_with_errors,
     watch_disconnect,
 )
-from minitoolai.http.uploads import FileForms, Form
 from minitoolai.transcription.formats import CONTENT_TYPES, FinishedTranscript, render
 from minitoolai.transcription.request import parse_transcription
 from minitoolai.transcription.service import TranscriptionRun, TranscriptionService

@@ -14,7 +14,7 @@ from minitoolai.core.transcription import (
     TranscriptTask,
     UploadedFile,
 )
-from minitoolai.http.uploads import Form
+from minitoolai.http.bodies.uploads import Form
 from minitoolai.http.validation import shortened
 
 #: OpenAI's limit is 224 tokens; Whisper reads the last of them.

@@ -19,7 +19,7 @@ from minitoolai.chat.stored.store import History
 from minitoolai.core.clock import SystemClock, parse_generation_name
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.models import KeyRules
-from minitoolai.http.large_json import MOST_TEXT
+from minitoolai.http.bodies.large_json import MOST_TEXT
 from minitoolai.paths import load_secret_keys
 from minitoolai.storage.tables import responses
 from minitoolai.storage.tables.accounts import insert_key

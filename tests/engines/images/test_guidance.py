@@ -72,6 +72,8 @@ def papers(engine: SketchEngine) -> list[Any]:
     return found
 
 
+#: 90 images for each case: a minute and more of CPU for all.
+@pytest.mark.acceptance
 @pytest.mark.parametrize(("steps", "scale"), [(4, 2.0), (4, 7.0), (8, 2.0), (8, 7.0)])
 def test_no_scheduler_leaves_blots_around_a_thing(
     engine: SketchEngine, papers: list[Any], steps: int, scale: float

@@ -59,6 +59,8 @@ def pixels(image: GeneratedImage) -> NDArray[np.int16]:
     return np.asarray(Image.open(io.BytesIO(image.png))).astype(np.int16)
 
 
+#: `test_sketch.py` compares seven.
+@pytest.mark.acceptance
 def test_32_mixed_requests_give_the_same_images_as_one_at_a_time(engine: SketchEngine) -> None:
     apart = [generate(engine, request) for request in MIXED]
     for one, other in zip(apart, together(engine), strict=True):

@@ -147,13 +147,12 @@ class ArchiveReader:
         A page looks through a limited number of requests: WINDOW live ones, or `limit` archived ones.
         """
         assert only.account_id is not None, "the log of all accounts has no archived days"
-        until_ms = await self._database.read_async(rows.archived_until_ms)
         place = before
         if only.until_ms is not None:
             place = (only.until_ms, 0) if before is None else min(before, (only.until_ms, 0))
+        until_ms, found, older = await self._database.report(only.account_id, _matching_live, only, limit, before)
+        end = (until_ms, 0)
         if place is None or place[0] > until_ms:
-            until_ms, found, older = await self._database.report(only.account_id, _matching_live, only, limit, before)
-            end = (until_ms, 0)
             if older is None or older <= end:
                 # Go on with the archived days, if the filters reach them.
                 archived = end if place is None else min(place, end)

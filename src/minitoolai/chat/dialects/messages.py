@@ -24,7 +24,7 @@ from minitoolai.core.errors import ClientLeft, ContextExceeded, ServiceError
 from minitoolai.core.inference import ChatRequest, MessagesForm, Usage
 from minitoolai.http.asgi import JSON, Receive, Scope, Send, headers_by_name, respond, respond_error
 from minitoolai.http.auth import authenticate
-from minitoolai.http.bodies import BodyLimits, read_parsed
+from minitoolai.http.bodies.bodies import BodyLimits, read_parsed
 from minitoolai.http.errors import MESSAGES_PATHS, last_event
 from minitoolai.http.request_context import REQUEST_CONTEXT
 

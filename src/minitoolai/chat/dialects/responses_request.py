@@ -17,7 +17,7 @@ from minitoolai.chat.stored.items import REFERENCE, input_list, references_in, t
 from minitoolai.chat.stored.store import NO_HISTORY, History
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest
-from minitoolai.http.large_json import MOST_TEXT
+from minitoolai.http.bodies.large_json import MOST_TEXT
 from minitoolai.http.validation import flag, integer, json_object, shortened
 
 # ── input items ───────────────────────────────────────────────────────────────────────────────────────────

@@ -40,7 +40,7 @@ from minitoolai.core.errors import (
 )
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.models import Caller, NewGeneration, Outcome
-from minitoolai.http.bodies import run_in_body_thread
+from minitoolai.http.bodies.bodies import run_in_body_thread
 from minitoolai.http.streaming import run_and_charge
 from minitoolai.http.validation import SMALL_BODY
 from minitoolai.ledger.types import Requeue, Settle, Work

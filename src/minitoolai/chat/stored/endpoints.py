@@ -18,7 +18,7 @@ from minitoolai.core.errors import ClientLeft, InvalidRequest, ServiceError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.http.asgi import JSON, Receive, Scope, Send, respond, respond_error
 from minitoolai.http.auth import authenticate
-from minitoolai.http.bodies import BodyLimits, read_parsed
+from minitoolai.http.bodies.bodies import BodyLimits, read_parsed
 from minitoolai.http.exchanges import RECORDING, record
 from minitoolai.http.request_context import set_generation
 from minitoolai.http.routing import MethodRoute, json_response, route

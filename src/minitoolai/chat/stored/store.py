@@ -40,7 +40,7 @@ from minitoolai.core.errors import InvalidRequest, NotFound
 from minitoolai.core.models import Caller
 from minitoolai.core.signing import SecretKeys
 from minitoolai.core.threads import RESPONSES
-from minitoolai.http.bodies import LARGEST_BODY
+from minitoolai.http.bodies.bodies import LARGEST_BODY
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.tables import responses
 from minitoolai.storage.tables.responses import Content, NewResponse, StoredRow

@@ -9,7 +9,7 @@ import msgspec
 
 from minitoolai.accounts.ciphers import Cipher
 from minitoolai.core.signing import SecretKeys
-from minitoolai.http.large_json import decode, decode_large
+from minitoolai.http.bodies.large_json import decode, decode_large
 from minitoolai.http.validation import SMALL_BODY
 
 Json = dict[str, Any]

@@ -9,8 +9,8 @@ import argparse
 import os
 from pathlib import Path
 
+from minitoolai.accounts.factors.second_factors import encrypt_anew
 from minitoolai.accounts.request_bodies import wrap_anew
-from minitoolai.accounts.second_factors import encrypt_anew
 from minitoolai.cli.common import Commands, add_command, add_group, say, write
 from minitoolai.core.clock import random_bytes
 from minitoolai.core.errors import NotFound, SettingsError

@@ -1,6 +1,6 @@
 // Shows Markdown of a model's answer, also while it is written. It makes elements and text nodes, and never parses HTML:
 // so an answer cannot run a script, load an image or style the page. Links lead to http, https and mailto only.
-// The server shows answers by the same rules (portal/prose.py).
+// The server shows answers by the same rules (portal/rendering/prose.py).
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`]*)$/;
 const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$/;

@@ -19,7 +19,7 @@ def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
-@pytest.mark.parametrize("prompt", ["a cat", "a red car on the beach"])
+@pytest.mark.parametrize("prompt", ["a cat", pytest.param("a red car on the beach", marks=pytest.mark.acceptance)])
 def test_every_pair_of_models_draws_another_picture(engine, prompt):
     batch = engine.open()
     slots = {batch.add(ImageRequest(prompt=prompt, seed=5, model=name, **SIZE)): name for name in LOOKS}

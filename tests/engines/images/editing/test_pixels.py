@@ -13,7 +13,7 @@ from PIL import Image
 
 from minitoolai.engines.images.editing.pixels import filled, merged, square_around
 from minitoolai.engines.protocols import ImageRequest
-from minitoolai.http.multipart import MultipartParser, PartData, PartHead, boundary_of
+from minitoolai.http.bodies.multipart import MultipartParser, PartData, PartHead, boundary_of
 from tests.engines.images.test_openai import generate, in_base64, upstream
 from tests.engines.images.test_webui import ignore, web
 from tests.support.pictures import encoded, picture

@@ -5,13 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minitoolai.engines.speech.reading.dates import RULES
-
-
-def read(text: str) -> str:
-    """Apply the rules in their order, and no others."""
-    for pattern, words in RULES:
-        text = pattern.sub(words, text)
-    return text
+from tests.support.speech_rules import apply_rules
 
 
 @pytest.mark.parametrize(
@@ -26,12 +20,12 @@ def read(text: str) -> str:
     ],
 )
 def test_a_date_is_read_in_any_notation(text: str, words: str) -> None:
-    assert read(text) == words
+    assert apply_rules(RULES, text) == words
 
 
 @pytest.mark.parametrize("text", ["2024-13-45", "31/31/2024", "25:61", "March 99"])
 def test_what_is_no_date_and_no_time_stays(text: str) -> None:
-    assert read(text) == text
+    assert apply_rules(RULES, text) == text
 
 
 @pytest.mark.parametrize(
@@ -46,7 +40,7 @@ def test_what_is_no_date_and_no_time_stays(text: str) -> None:
     ],
 )
 def test_a_colon_separates_hours_or_verses(text: str, words: str) -> None:
-    assert read(text) == words
+    assert apply_rules(RULES, text) == words
 
 
 @pytest.mark.parametrize(
@@ -62,4 +56,4 @@ def test_a_colon_separates_hours_or_verses(text: str, words: str) -> None:
     ],
 )
 def test_decades_and_spans(text: str, words: str) -> None:
-    assert read(text) == words
+    assert apply_rules(RULES, text) == words

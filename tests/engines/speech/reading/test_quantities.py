@@ -5,13 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minitoolai.engines.speech.reading.quantities import RULES
-
-
-def read(text: str) -> str:
-    """Apply the rules in their order, and no others."""
-    for pattern, words in RULES:
-        text = pattern.sub(words, text)
-    return text
+from tests.support.speech_rules import apply_rules
 
 
 @pytest.mark.parametrize(
@@ -30,14 +24,14 @@ def read(text: str) -> str:
     ],
 )
 def test_money(text: str, words: str) -> None:
-    assert read(text) == words
+    assert apply_rules(RULES, text) == words
 
 
 @pytest.mark.parametrize(
     ("text", "words"), [("a $5 bill", "a five dollar bill"), ("a 5 km run", "a five kilometer run")]
 )
 def test_before_a_noun_the_unit_is_singular(text: str, words: str) -> None:
-    assert read(text) == words
+    assert apply_rules(RULES, text) == words
 
 
 @pytest.mark.parametrize(
@@ -56,7 +50,7 @@ def test_before_a_noun_the_unit_is_singular(text: str, words: str) -> None:
     ],
 )
 def test_quantities(text: str, words: str) -> None:
-    assert read(text) == words
+    assert apply_rules(RULES, text) == words
 
 
 @pytest.mark.parametrize(
@@ -70,4 +64,4 @@ def test_quantities(text: str, words: str) -> None:
     ],
 )
 def test_fractions_and_ratios(text: str, words: str) -> None:
-    assert read(text) == words
+    assert apply_rules(RULES, text) == words

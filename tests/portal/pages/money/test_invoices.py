@@ -12,8 +12,8 @@ import pytest
 
 from minitoolai.core.catalog.shop import Logo, Shop
 from minitoolai.portal.i18n import LANGUAGES
-from minitoolai.portal.paper_pdf import render_pdf
-from minitoolai.portal.papers import invoice_paper, month_bounds
+from minitoolai.portal.papers.paper_pdf import render_pdf
+from minitoolai.portal.papers.papers import invoice_paper, month_bounds
 from minitoolai.storage.selling import invoices
 from minitoolai.storage.tables import accounts, users
 from tests.support.browse import Visitor

@@ -11,12 +11,12 @@ from starlette.responses import Response
 from minitoolai.accounts.users import IDLE_MS
 from minitoolai.core.clock import MS_PER_DAY, generation_name, random_text
 from minitoolai.core.models import AdminAction, Payment, SessionRow, User
-from minitoolai.portal.charts import column_chart
 from minitoolai.portal.i18n import N_
-from minitoolai.portal.pages.account import TRANSFER_NAMES, WORK_NAMES, device_name
+from minitoolai.portal.pages.account.account import TRANSFER_NAMES, WORK_NAMES, device_name
+from minitoolai.portal.pages.account.keys import PERIODS, KeyListItem, key_list, limit_texts
+from minitoolai.portal.pages.account.usage import KINDS, STATES, by_cost, daily_columns, group_cells
 from minitoolai.portal.pages.insight.view import account_number
-from minitoolai.portal.pages.keys import PERIODS, KeyListItem, key_list, limit_texts
-from minitoolai.portal.pages.usage import KINDS, STATES, by_cost, daily_columns, group_cells
+from minitoolai.portal.rendering.charts import column_chart
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, not_found, page
 from minitoolai.storage.database import Connection

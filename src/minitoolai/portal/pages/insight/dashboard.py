@@ -12,8 +12,8 @@ from minitoolai.core.clock import MS_PER_DAY, date_of
 from minitoolai.core.money import format_dollars
 from minitoolai.core.threads import EXPORTS
 from minitoolai.http.exports import Parts, csv_lines
-from minitoolai.portal.charts import Column, column_chart, escape_formula, row_chart
 from minitoolai.portal.i18n import N_
+from minitoolai.portal.rendering.charts import Column, column_chart, escape_formula, row_chart
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, page
 from minitoolai.portal.site import MAX_RANKED

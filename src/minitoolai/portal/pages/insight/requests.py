@@ -11,7 +11,7 @@ from starlette.responses import Response
 from minitoolai.core.catalog.prices import decode_parts, nano_of
 from minitoolai.core.clock import generation_name, parse_generation_name
 from minitoolai.core.models import EngineAttempt
-from minitoolai.portal.pages.usage import KINDS, STATES
+from minitoolai.portal.pages.account.usage import KINDS, STATES
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, not_found, page
 from minitoolai.storage.database import Connection

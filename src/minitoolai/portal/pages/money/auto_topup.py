@@ -9,7 +9,7 @@ from minitoolai.billing.cashier import MAX_CENTS, MIN_CENTS
 from minitoolai.billing.providers.protocol import NANO_PER_CENT
 from minitoolai.core.errors import Overloaded
 from minitoolai.portal.amounts import amount_text, read_amount
-from minitoolai.portal.pages.topup import CHECKOUT_LIMIT, addresses
+from minitoolai.portal.pages.money.topup import CHECKOUT_LIMIT, addresses
 from minitoolai.portal.request import PageRequest, restore_draft
 from minitoolai.portal.routing import Handler, form, not_found, page, too_many_requests
 from minitoolai.storage.selling import auto_topups

@@ -14,9 +14,9 @@ from minitoolai.billing.selling.tax_numbers import Fault, InvalidTaxNumber, norm
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.threads import DOCUMENTS, EXPORTS
 from minitoolai.http.exports import Parts, csv_lines
-from minitoolai.portal.invoice_csv import COLUMNS, encode_invoices
-from minitoolai.portal.paper_pdf import render_pdf
-from minitoolai.portal.papers import Paper, invoice_paper, month_bounds, party, read_month, statement_paper
+from minitoolai.portal.papers.invoice_csv import COLUMNS, encode_invoices
+from minitoolai.portal.papers.paper_pdf import render_pdf
+from minitoolai.portal.papers.papers import Paper, invoice_paper, month_bounds, party, read_month, statement_paper
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, not_found, page
 from minitoolai.storage.database import Connection

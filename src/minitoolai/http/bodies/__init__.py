@@ -1,0 +1,1 @@
+"""Read request bodies: JSON, forms, files, encodings, data URLs."""

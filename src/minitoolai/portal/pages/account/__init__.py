@@ -1,0 +1,1 @@
+"""What a customer sees of an account: keys, usage, requests, members."""

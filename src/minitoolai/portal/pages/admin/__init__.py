@@ -1,0 +1,1 @@
+"""What admins change: accounts, charges, groups, coupons."""

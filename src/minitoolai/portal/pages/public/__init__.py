@@ -1,0 +1,1 @@
+"""What everybody may read: front page, guide, prices, models, reference, search."""

@@ -1,0 +1,1 @@
+"""Invoices and credit notes as pages, PDF and CSV."""

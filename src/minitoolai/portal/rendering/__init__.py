@@ -1,0 +1,1 @@
+"""Markdown, code, prose and charts as HTML."""
