@@ -17,7 +17,7 @@ ALL: dict[str, gateways.Gateway] = {
     for gateway in (
         gateways.Direct(),
         gateways.Nginx(),
-        gateways.SglangRouter(),
+        gateways.Smg(),
         gateways.Bare(),
         ours.Ours(),
         ours.OursLean(),
@@ -33,7 +33,7 @@ responses it gave. Absolute figures depend on the machine; compare the ratios. M
 `make bench-peers` installs them."""
 _EXAMPLES = """examples:
   python -m bench                                     every gateway, about four minutes
-  python -m bench --gateways sglang-router,minitoolai --rounds 5
+  python -m bench --gateways smg,minitoolai --rounds 5
   python -m bench --gateways minitoolai,minitoolai-lean --rounds 10 --against ../old/.venv/bin/minitoolai
   python -m bench --seconds 1 --rounds 1 --json out.json
 """

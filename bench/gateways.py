@@ -97,14 +97,17 @@ http {{
         return _up(command, port, place, within_s=10)
 
 
-class SglangRouter(Gateway):
-    name, title = "sglang-router", "sglang-router (Rust)"
+class Smg(Gateway):
+    """Shepherd Model Gateway, the reference of the table: it routes, as the successor of sglang-router."""
+
+    name, title = "smg", "smg (Rust)"
 
     def start(self, place: Place) -> Running:
         port = free_port()
         worker = f"http://127.0.0.1:{place.full_port}"
         command = [str(program(self.name)), "launch", "--worker-urls", worker, "--host", "127.0.0.1"]
-        command += ["--port", str(port), "--log-level", "error", "--prometheus-port", str(free_port())]
+        command += ["--port", str(port), "--log-level", "error"]
+        command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port())]
         return _up(command, port, place, within_s=30)
 
 

@@ -142,7 +142,7 @@ def _answer_get(head: bytes) -> bytes:
     if path.endswith(b"/models"):
         model = {"id": MODEL, "object": "model", "owned_by": "bench"}
         return _response(_dump({"object": "list", "data": [model]}))
-    # sglang-router queries the identity of its workers.
+    # smg queries the identity of its workers.
     return _response(_dump({"status": "ok", "model_path": MODEL, "model_id": MODEL, "is_generation": True}))
 
 

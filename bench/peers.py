@@ -13,7 +13,7 @@ from pathlib import Path
 CACHE = Path(__file__).parent / ".cache"
 #: Requirements and lock files with the hash of every package. `make pin` writes them.
 PINS = Path(__file__).parent / "pins"
-PYTHON_PEERS = ("sglang-router", "litellm")
+PYTHON_PEERS = ("smg", "litellm")
 
 
 def program(peer: str) -> Path | None:
@@ -56,7 +56,7 @@ def install(peer: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, epilog="example: python -m bench.peers sglang-router litellm")
+    parser = argparse.ArgumentParser(description=__doc__, epilog="example: python -m bench.peers smg litellm")
     known = ["nginx", *PYTHON_PEERS, "portkey"]
     parser.add_argument("peers", nargs="*", metavar="PEER", help=f"some of {', '.join(known)}; all by default")
     wanted = parser.parse_args().peers or known

@@ -1,11 +1,11 @@
-"""Render the table of `make bench`: medians over the rounds, ratios to sglang-router, missing peers listed."""
+"""Render the table of `make bench`: medians over the rounds, ratios to smg, missing peers listed."""
 
 from collections.abc import Iterable
 from statistics import median
 
 from bench.measure import Row, Sample
 
-_BASE = "sglang-router"
+_BASE = "smg"
 _HEADS = [
     "gateway",
     "bills",
@@ -15,8 +15,8 @@ _HEADS = [
     "first token +ms, alone",
     "first token +ms",
     "p99 +ms",
-    "× router, plain",
-    "× router, stream",
+    "× smg, plain",
+    "× smg, stream",
     "MB",
     "errors",
     "accounts",
