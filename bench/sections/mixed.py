@@ -6,6 +6,7 @@ of work after the other. The figure is the wait for the first token of a chat.
 
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -68,21 +69,17 @@ class OursWithHistory(Ours):
         self._run("account", "create", _BUSY, "--credit", "1000.00")
         now_ms = SystemClock().now_ms()
         url = f"sqlite:///{self._folder / 'data' / 'minitoolai.db'}"
-        database = open_database(url, serving=False)
-        try:
-            with database.connect() as connection:
-                account = users.find_user(connection, _BUSY)[0].account_id
-                since_ms = now_ms - 30 * MS_PER_DAY
-                seed_history(connection, account, self.movements, first_ms=since_ms, until_ms=now_ms)
-                with connection.transaction():
-                    users.insert_session(connection, digest(_SESSION), account, now_ms, now_ms + SESSION_MS)
-        finally:
-            database.close()
+        with closing(open_database(url, serving=False)) as database, closing(database.connect()) as connection:
+            account = users.find_user(connection, _BUSY)[0].account_id
+            since_ms = now_ms - 30 * MS_PER_DAY
+            seed_history(connection, account, self.movements, first_ms=since_ms, until_ms=now_ms)
+            with connection.transaction():
+                users.insert_session(connection, digest(_SESSION), account, now_ms, now_ms + SESSION_MS)
         self.busy_key = self._run("key", "create", _BUSY).strip()
 
 
 def run(gateways: list[Gateway], plan: Plan, say: Say) -> list[dict[str, Any]]:
-    """Measure chats alone, beside each kind of work and beside all of it. Of the gateways only ours does all of this."""
+    """Measure chats alone, beside each kind of work and beside all of it. Only ours does all of it."""
     ours = OursWithHistory()
     with lab_of([ours], plan, say) as lab:
         if not lab.up:
