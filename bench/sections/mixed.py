@@ -63,7 +63,8 @@ class OursWithHistory(Ours):
 
     def environment(self, place: Place) -> dict[str, str]:
         self._folder = place.folder
-        return super().environment(place)
+        # The embedded engines draw and speak although an upstream is configured.
+        return super().environment(place) | {"MINITOOLAI_STAND_INS": "sell"}
 
     def prepare(self) -> None:
         self._run("account", "create", _BUSY, "--credit", "1000.00")
