@@ -123,9 +123,7 @@ def _parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     known = ", ".join(ALL)
-    parser.add_argument(
-        "--gateways", type=_names, default=BY_DEFAULT, help=f"some of {known}; all but the plan by default"
-    )
+    parser.add_argument("--gateways", type=_names, default=BY_DEFAULT, help=f"some of {known}; all but one by default")
     parser.add_argument(
         "--sections", type=_sections, default=["table"], help=f"some of {', '.join(NAMES)}, or all; table by default"
     )
