@@ -97,15 +97,13 @@ def growth_chart(found: dict[str, dict[str, float]]) -> str:
     """Draw what each measurement costs with the longest history, as a multiple of the shortest."""
     sizes = sorted(found, key=int)
     first, last = found[sizes[0]], found[sizes[-1]]
-    ratios = [(name.partition(":")[0].partition(", ")[0], last[name] / max(first[name], 1e-9)) for name in first]
+    ratios = [(_without_unit(name), last[name] / max(first[name], 1e-9)) for name in first]
     title = f"Cost with {int(sizes[-1]):,} generations, divided by that with {int(sizes[0]):,}"
     told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios)
     drawing = Drawing(98 + 26 * len(ratios), title, f"The aim is at most {_GROWTH_AIM}. {told}.")
     widest = max(2.0, min(8.0, max(ratio for _, ratio in ratios)))
     bars(drawing, 48, f"1 is no growth; the dashed line is the aim, {_GROWTH_AIM}",
-         [(name, ratio, f"{ratio:.2f}") for name, ratio in ratios], widest)  # fmt: skip
-    at = 240 + _GROWTH_AIM / widest * 380
-    drawing.line(at, 70, at, 76 + 26 * len(ratios), "limit")
+         [(name, ratio, f"{ratio:.2f}") for name, ratio in ratios], widest, _GROWTH_AIM)  # fmt: skip
     return drawing.render()
 
 
@@ -121,12 +119,22 @@ def fleet_chart(found: list[dict[str, float]]) -> str:
     drawing = Drawing(50 + len(panels) * (44 + 26 * len(found)), title, "")
     top = 48.0
     for heading, name, factor, unit in panels:
-        values = [(f"{int(one['engines'])} engines", one[name] * factor) for one in found]
+        values = [(_engines(one), one[name] * factor) for one in found]
         told.append(f"{heading}: " + ", ".join(f"{engines} {value:.1f}" for engines, value in values))
         shown = [(engines, value, f"{value:.1f}{unit}") for engines, value in values]
         top += bars(drawing, top, heading, shown, max(value for _, value in values) or 1.0)
     drawing.describe(". ".join(told) + ".")
     return drawing.render()
+
+
+def _without_unit(name: str) -> str:
+    """Return what was measured: `audit after a start, ms: the last two days` is the audit after a start."""
+    name = name.partition(":")[0]
+    return name.rpartition(", ")[0] or name
+
+
+def _engines(one: dict[str, float]) -> str:
+    return "1 engine" if one["engines"] == 1 else f"{int(one['engines'])} engines"
 
 
 def _short(title: str) -> str:

@@ -93,13 +93,24 @@ class Drawing:
         )
 
 
-def bars(drawing: Drawing, top: float, heading: str, values: Sequence[tuple[str, float, str]], widest: float) -> float:
+def bars(
+    drawing: Drawing,
+    top: float,
+    heading: str,
+    values: Sequence[tuple[str, float, str]],
+    widest: float,
+    aim: float | None = None,
+) -> float:
     """Draw horizontal bars: name, value and what to write behind it. Return the height used.
 
     A bar longer than `widest` is cut and ends in a gap, so that one slow peer does not hide what the others differ by.
+    `aim` is a value to mark with a dashed line.
     """
     left, room, step = 240, 380, 26
     drawing.text(20, top + 14, heading, "soft")
+    aim_at = left + aim / widest * room if aim is not None else 0.0
+    if aim is not None:
+        drawing.line(aim_at, top + 22, aim_at, top + 28 + len(values) * step, "limit")
     for at, (name, value, label) in enumerate(values):
         y = top + 28 + at * step
         is_ours = name.startswith("MiniToolAI")
@@ -111,7 +122,9 @@ def bars(drawing: Drawing, top: float, heading: str, values: Sequence[tuple[str,
             drawing.rect(left + length - 14, y, 14, 17, style)
         else:
             drawing.rect(left, y, length, 17, style)
-        drawing.text(left + length + 8, y + 13, label, "bold" if is_ours else "")
+        # Behind the dashed line, if it would cross the label.
+        end = aim_at if left + length < aim_at < left + length + 60 else left + length
+        drawing.text(end + 8, y + 13, label, "bold" if is_ours else "")
     return 28 + len(values) * step + 16
 
 
@@ -138,7 +151,7 @@ def lines(
         if not points:
             continue
         is_ours = name.startswith("MiniToolAI")
-        style = number % _LINE_STYLES
+        style = 0 if is_ours else 1 + number % (_LINE_STYLES - 1)
         drawing.path(points, f"line s{style} d{style}" + (" ours" if is_ours else ""))
         ends.append((points[-1][1], name, is_ours, style))
     _name_ends(drawing, right, ends)
