@@ -20,7 +20,7 @@ _LEFT_OUT = ("direct", "minitoolai-lean", "minitoolai-plan", "other", "other-lea
 _GROWTH_AIM = 1.2
 
 _EXAMPLES = """examples:
-  python -m bench.charts docs/benchmarks/2026-12-01.json
+  python -m bench.charts docs/benchmarks/2026-12-01.json --growth growth.json --fleet fleet.json
   python -m bench.growth --json growth.json && python -m bench.charts FILE.json --growth growth.json --out charts
 """
 
@@ -101,7 +101,7 @@ def growth_chart(found: dict[str, dict[str, float]]) -> str:
     title = f"Cost with {int(sizes[-1]):,} generations, divided by that with {int(sizes[0]):,}"
     told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios)
     drawing = Drawing(98 + 26 * len(ratios), title, f"The aim is at most {_GROWTH_AIM}. {told}.")
-    widest = max(2.0, min(8.0, max(ratio for _, ratio in ratios)))
+    widest = max(2.0, min(2.5, max(ratio for _, ratio in ratios)))
     bars(drawing, 48, f"1 is no growth; the dashed line is the aim, {_GROWTH_AIM}",
          [(name, ratio, f"{ratio:.2f}") for name, ratio in ratios], widest, _GROWTH_AIM)  # fmt: skip
     return drawing.render()
@@ -129,7 +129,7 @@ def fleet_chart(found: list[dict[str, float]]) -> str:
 
 def _without_unit(name: str) -> str:
     """Return what was measured: `audit after a start, ms: the last two days` is the audit after a start."""
-    name = name.partition(":")[0]
+    name = name.partition(":")[0].partition(" for each")[0]
     return name.rpartition(", ")[0] or name
 
 

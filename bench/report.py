@@ -33,7 +33,7 @@ def table(rows: list[Row]) -> str:
     if limited := [f"{row.title} ({limit})" for row in measured if (limit := limit_of_row(row))]:
         out.append(f"{_NOTE}{', '.join(limited)}.")
     out += [f"missing: {row.title}: {row.missing}" for row in rows if row.missing]
-    out += [f"{row.title}: {row.complaints[0]}" for row in measured if row.complaints]
+    out += [f"{row.title}, first error: {row.complaints[0][:120]}" for row in measured if row.complaints]
     return "\n".join(out)
 
 

@@ -21,7 +21,7 @@ from bench.sections import keys, memory, streams, tails
 from tests.test_bench import bench
 
 ROOT = Path(__file__).parents[1]
-RAW = sorted((ROOT / "docs" / "benchmarks").glob("*.json"))[-1]
+RAW = sorted((ROOT / "docs" / "benchmarks").glob("20*.json"))[-1]
 PLAN = Plan(rounds=1, seconds=0.3, callers=2, streams=2, gateway_cores=None, load_cores=None)
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -227,7 +227,10 @@ def test_a_chart_names_the_figures_that_it_draws() -> None:
 
 def test_the_charts_in_the_docs_are_drawn_from_the_committed_results(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench.charts", str(RAW), "--out", str(tmp_path)]
+    for option in ("growth", "fleet"):
+        command += [f"--{option}", str(RAW.with_name(f"{option}.json"))]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    assert len(list(tmp_path.glob("*.svg"))) == 4
     for path in tmp_path.glob("*.svg"):
         assert (RAW.parent / path.name).read_text("utf-8") == path.read_text("utf-8"), path.name
 
