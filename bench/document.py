@@ -70,7 +70,7 @@ def _facts(results: dict[str, Any], path: Path) -> dict[str, str]:
         "file": f"benchmarks/{path.name}",
         "charts": "benchmarks",
         "date": results["date"],
-        "commit": versions.get("commit", "of an unknown commit"),
+        "commit": " and ".join(sorted({section["commit"] for section in results["sections"].values()})),
         "python": versions["python"],
         "cpu": machine["cpu"],
         "cores": str(machine["cores"]),

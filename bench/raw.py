@@ -46,13 +46,11 @@ def _lines(path: str) -> list[str]:
 
 
 def versions(gateways: Iterable[Gateway]) -> dict[str, str]:
-    """Return the versions of Python and of every installed gateway. Our own carries its commit."""
+    """Return the versions of Python and of every installed gateway."""
     found = {"python": platform.python_version()}
     for gateway in gateways:
         if gateway.missing() is None and (version := gateway.version()):
             found[gateway.name] = version
-    if commit := _commit():
-        found["commit"] = commit
     return found
 
 
@@ -85,6 +83,7 @@ def add(raw: dict[str, Any], name: str, results: Any, plan: dict[str, Any], took
     raw["sections"][name] = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "took_s": round(took_s),
+        "commit": _commit(),
         "load_average": round(load_1m, 2),
         "plan": plan,
         "results": results,
