@@ -84,7 +84,7 @@ class OursWithHistory(Ours):
 
 
 def run(gateways: list[Gateway], plan: Plan, say: Say) -> list[dict[str, Any]]:
-    """Measure chats alone, beside each kind of work and beside all of it, in interleaved rounds. Only ours takes part."""
+    """Measure chats alone, beside each kind of work and beside all of it, in rounds. Only ours takes part."""
     ours = OursWithHistory()
     with lab_of([ours], plan, say) as lab:
         if not lab.up:
