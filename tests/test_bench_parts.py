@@ -210,7 +210,7 @@ def test_every_chart_has_a_title_a_description_and_a_dark_form() -> None:
         assert title is not None, name
         assert title.text, name
         assert description is not None, name
-        assert len(description.text or "") > 80, name
+        assert len(description.text or "") > 60, name
         assert "prefers-color-scheme: dark" in text, name
         assert image.find(f"{SVG}script") is None, name
         shown = "".join(image.itertext())
