@@ -29,12 +29,13 @@ def table(rows: list[Row]) -> str:
     """Return the table as Markdown, followed by the gateways that could not be measured."""
     by_name = {row.name: row for row in rows}
     measured = [row for row in rows if row.plain]
-    out = [markdown(_HEADS, [_cells(row, by_name) for row in measured])]
+    notes = []
     if limited := [f"{row.title} ({limit})" for row in measured if (limit := limit_of_row(row))]:
-        out.append(f"{_NOTE}{', '.join(limited)}.")
-    out += [f"missing: {row.title}: {row.missing}" for row in rows if row.missing]
-    out += [f"{row.title}, first error: {row.complaints[0][:120]}" for row in measured if row.complaints]
-    return "\n".join(out)
+        notes.append(f"{_NOTE}{', '.join(limited)}.")
+    notes += [f"missing: {row.title}: {row.missing}" for row in rows if row.missing]
+    notes += [f"{row.title}, first error: {row.complaints[0][:120]}" for row in measured if row.complaints]
+    # An empty line ends a table in Markdown.
+    return "\n".join([markdown(_HEADS, [_cells(row, by_name) for row in measured]), *(["", *notes] if notes else [])])
 
 
 def markdown(heads: list[str], lines: list[list[str]]) -> str:
