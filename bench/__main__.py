@@ -92,7 +92,7 @@ def main() -> int:
     for name in args.sections:
         began_s = time.monotonic()
         found, text = _section(name, chosen, plan)
-        print(f"{text}\n", flush=True)
+        print(text if name == args.sections[0] else f"\n{text}", flush=True)
         raw.add(results, name, found, _as_json(plan), time.monotonic() - began_s)
         for path in filter(None, (args.into, args.json)):
             raw.write(path, results)

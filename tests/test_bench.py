@@ -15,11 +15,11 @@ from tests.support.programs import packages_of_the_gpu_engine
 ROOT = Path(__file__).parents[1]
 
 
-def bench(*arguments: str, module: str = "bench") -> subprocess.CompletedProcess[str]:
+def bench(*arguments: str, module: str = "bench", timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *arguments]
     # One thread: on a busy machine several threads would wait for each other.
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
 def test_the_bare_proxy_is_measured_without_an_error(tmp_path: Path) -> None:

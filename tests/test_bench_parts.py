@@ -265,7 +265,7 @@ def test_the_committed_results_name_machine_versions_and_every_section() -> None
 def test_our_server_and_the_upstream_alone_are_measured_in_small(tmp_path: Path) -> None:
     path = tmp_path / "raw.json"
     tiny = ("--gateways", "minitoolai", "--rounds", "1", "--seconds", "0.3", "--streams", "4")
-    done = bench(*tiny, "--sections", "prompts,keys", "--into", str(path))
+    done = bench(*tiny, "--sections", "prompts,keys", "--into", str(path), timeout_s=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(path.read_text("utf-8"))["sections"]
     assert [row["name"] for row in found["prompts"]["results"]] == ["direct", "minitoolai"]
