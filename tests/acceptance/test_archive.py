@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from tests.support.cli import CATALOG
 from tests.support.cluster import Cluster
 from tests.support.history import close_days, seed_history
 from tests.support.server import PROGRAM, ServerProcess
+from tests.support.steady_load import steady_times_s
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timing]
 OLD_REQUESTS, DAYS_EACH = 20_000, 30
@@ -27,31 +26,6 @@ PER_SECOND, SECONDS = 200, 12
 MOST_DELAY_S = 0.050
 TRIES = 3
 EMAIL = "old@example.com"
-
-#: Sends requests at a fixed rate from a few threads, and prints the time of each. Lateness of a thread counts as delay.
-CLIENT = """
-import http.client, json, sys, threading, time
-port, key, rate, seconds, threads = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), 16
-body = json.dumps({"model": "fake-chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4})
-headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-times = []
-def work(number):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    begin = time.monotonic() + number / rate
-    for turn in range(int(rate * seconds / threads)):
-        due = begin + turn * threads / rate
-        time.sleep(max(0.0, due - time.monotonic()))
-        began = time.monotonic()
-        connection.request("POST", "/v1/chat/completions", body, headers)
-        response = connection.getresponse()
-        response.read()
-        assert response.status == 200, response.status
-        times.append(time.monotonic() - began)
-workers = [threading.Thread(target=work, args=(n,)) for n in range(threads)]
-[worker.start() for worker in workers]
-[worker.join() for worker in workers]
-print(json.dumps(sorted(times)))
-"""
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -67,9 +41,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerPro
 
 def load_times_s(server: ServerProcess, key: str) -> list[float]:
     """Send requests for SECONDS and return how long each took, sorted."""
-    command = [sys.executable, "-S", "-c", CLIENT, str(server.port), key, str(PER_SECOND), str(SECONDS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    times: list[float] = json.loads(done.stdout)
+    times = steady_times_s(server.port, key, PER_SECOND, SECONDS, "fake-chat")
     assert len(times) > 0.9 * PER_SECOND * SECONDS
     return times
 

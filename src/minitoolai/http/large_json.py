@@ -27,7 +27,7 @@ DEEPEST = 64
 ONE_CALL_BYTES = 1024 * 1024
 ONE_CALL_MARKS = 20_000
 #: Otherwise split into pieces of about this many bytes.
-PIECE = 128 * 1024
+PIECE = 32 * 1024
 
 Decode = Callable[[bytes], Any]
 _BRACKETS = re.compile(rb"[\[\]{}]")

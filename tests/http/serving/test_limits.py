@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -299,6 +300,21 @@ def test_a_refusal_waits_for_the_answers_before_it() -> None:
             assert edge.paths == ["/wait", "/a"]
             client.writer.write_eof()
             assert await client.is_closed()
+
+    run(work())
+
+
+def test_a_connection_that_sends_nothing_takes_little_memory() -> None:
+    async def work() -> None:
+        async with serving() as (edge, connect):
+            first, second = await connect(), await connect()
+            made = edge.protocols
+            # The parser and its callbacks take 900 bytes, an empty deque 620.
+            assert all(protocol.parser is None and sys.getsizeof(protocol.pipeline) < 100 for protocol in made)
+            assert made[0].server is made[1].server
+            for client in (first, second):
+                await client.send_all(GET)
+                assert await client.status() == 200
 
     run(work())
 

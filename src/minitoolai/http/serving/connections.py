@@ -27,6 +27,7 @@ TRIM_EVERY = 10
 #: Check this many connections before other work gets its turn: less than a millisecond.
 BATCH = 1_000
 MAX_CACHED_ADDRESSES = 4_096
+SHARED_ADDRESSES = 64
 
 
 class TimedConnection(Protocol):
@@ -43,6 +44,10 @@ def _trim_heap() -> None:
         trim(0)
 
 
+def _itself(address: tuple[str, int | None] | None) -> tuple[str, int | None] | None:
+    return address
+
+
 class Connections:
     """Registry of open connections."""
 
@@ -57,6 +62,8 @@ class Connections:
         self._closed = 0
         self._trimmed = 0
         self._owner = lru_cache(MAX_CACHED_ADDRESSES)(self._find_owner)
+        #: Returns the first of equal addresses of this server, so that its connections share one object.
+        self.shared = lru_cache(SHARED_ADDRESSES)(_itself)
 
     def __len__(self) -> int:
         return len(self._open)
