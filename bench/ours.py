@@ -15,6 +15,9 @@ from typing import ClassVar
 from bench.gateways import MODEL, Gateway, Place, Running
 from bench.mock import PROMPT_TOKENS, TOKENS
 from bench.procs import Child, free_port
+from bench.proxies import version_in
+from minitoolai.accounts.keys import make_key
+from minitoolai.core.clock import SystemClock
 
 _EMAIL = "bench@example.com"
 _CREDIT = Decimal("10000.00")
@@ -52,6 +55,7 @@ class Ours(Gateway):
 
     name, title, bills = "minitoolai", "MiniToolAI", "yes"
     lean: ClassVar[bool] = False
+    checks_keys = True
 
     def __init__(self, program: Path | None = None) -> None:
         """Prepare the installation of this program, `minitoolai`; by default the one beside this interpreter."""
@@ -75,6 +79,13 @@ class Ours(Gateway):
             catalog.write_text(_LEAN_CATALOG)
             env["MINITOOLAI_CATALOG"] = str(catalog)
         return env
+
+    def version(self) -> str:
+        self.env: dict[str, str] = {}
+        return version_in(self._run("--version"))
+
+    def bad_key(self, number: int) -> str:
+        return make_key(0, "bench", b"of another server", SystemClock()).text
 
     def start(self, place: Place) -> Running:
         self.env = self.environment(place)

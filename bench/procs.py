@@ -111,6 +111,17 @@ class Child:
                 time.sleep(0.1)
         raise StartFailed(f"no response within {within_s:.0f} s: {self.last_output()}")
 
+    def wait_for_file(self, path: Path, *, within_s: float) -> str:
+        """Return the content of a file that the process writes once it is ready. StartFailed as above."""
+        end = time.monotonic() + within_s
+        while not path.exists():
+            if self.process.poll() is not None:
+                raise StartFailed(f"exit status {self.process.returncode}: {self.last_output()}")
+            if time.monotonic() > end:
+                raise StartFailed(f"not ready within {within_s:.0f} s: {self.last_output()}")
+            time.sleep(0.05)
+        return path.read_text()
+
     def last_output(self) -> str:
         return self.log.read_text(errors="replace")[-600:].strip().replace("\n", " | ")
 

@@ -1,39 +1,48 @@
-"""Render the table of `make bench`: medians over the rounds, ratios to sglang-router, missing peers listed."""
+"""Render the table of `make bench`: medians over the rounds, ratios to smg, missing peers listed."""
 
 from collections.abc import Iterable
 from statistics import median
 
+from bench.guard import SATURATED
 from bench.measure import Row, Sample
 
-_BASE = "sglang-router"
+BASE = "smg"
 _HEADS = [
     "gateway",
     "bills",
     "plain req/s, one core",
-    "CPU ms per plain request",
-    "CPU ms per stream",
-    "first token +ms, alone",
-    "first token +ms",
-    "p99 +ms",
-    "× router, plain",
-    "× router, stream",
+    "CPU ms plain",
+    "CPU ms stream",
+    "first token +ms: alone",
+    "of many",
+    "p99",
+    "× smg: plain",
+    "stream",
     "MB",
     "errors",
     "accounts",
 ]
+_NOTE = "≥: the gateway was waiting, not working. Limited by the mock or the load generator, whose core was full: "
 
 
 def table(rows: list[Row]) -> str:
     """Return the table as Markdown, followed by the gateways that could not be measured."""
     by_name = {row.name: row for row in rows}
     measured = [row for row in rows if row.plain]
-    lines = [_HEADS, *[_cells(row, by_name) for row in measured]]
-    widths = [max(len(line[at]) for line in lines) for at in range(len(_HEADS))]
-    out = [_line(_HEADS, widths), "|" + "|".join("-" * (width + 2) for width in widths) + "|"]
-    out += [_line(line, widths) for line in lines[1:]]
-    out += [f"missing: {row.title}: {row.missing}" for row in rows if row.missing]
-    out += [f"{row.title}: {row.complaints[0]}" for row in measured if row.complaints]
-    return "\n".join(out)
+    notes = []
+    if limited := [f"{row.title} ({limit})" for row in measured if (limit := limit_of_row(row))]:
+        notes.append(f"{_NOTE}{', '.join(limited)}.")
+    notes += [f"missing: {row.title}: {row.missing}" for row in rows if row.missing]
+    notes += [f"{row.title}, first error: {row.complaints[0][:120]}" for row in measured if row.complaints]
+    # An empty line ends a table in Markdown.
+    return "\n".join([markdown(_HEADS, [_cells(row, by_name) for row in measured]), *(["", *notes] if notes else [])])
+
+
+def markdown(heads: list[str], lines: list[list[str]]) -> str:
+    """Return a table with columns of equal width, so that it can be read on a terminal too."""
+    widths = [max(len(line[at]) for line in [heads, *lines]) for at in range(len(heads))]
+    ruler = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([_line(heads, widths), ruler, *(_line(line, widths) for line in lines)])
 
 
 def comparison(rows: list[Row]) -> str:
@@ -56,31 +65,38 @@ def _line(cells: list[str], widths: list[int]) -> str:
 
 
 def _cells(row: Row, by_name: dict[str, Row]) -> list[str]:
-    direct, base = by_name.get("direct"), by_name.get(_BASE)
+    direct, base = by_name.get("direct"), by_name.get(BASE)
     return [
         row.title,
         row.bills,
-        _rate(row),
-        _number(_cpu(row.plain), 3),
-        _number(_cpu(row.stream), 2),
-        _number(_added(row, direct, "alone", "first_median_ms"), 2),
-        _number(_added(row, direct, "stream", "first_median_ms"), 2),
-        _number(_added(row, direct, "stream", "first_p99_ms"), 1),
-        _number(_ratio(row.plain, base.plain if base else []), 2),
-        _number(_ratio(row.stream, base.stream if base else []), 2),
-        _number(row.rss_mb, 0),
+        rate(row),
+        number(cpu(row.plain), 3),
+        number(cpu(row.stream), 2),
+        number(added(row, direct, "alone", "first_median_ms"), 2),
+        number(added(row, direct, "stream", "first_median_ms"), 2),
+        number(added(row, direct, "stream", "first_p99_ms"), 1),
+        number(ratio(row.plain, base.plain if base else []), 2),
+        number(ratio(row.stream, base.stream if base else []), 2),
+        number(row.rss_mb, 0),
         str(row.failures),
         row.books,
     ]
 
 
-def _rate(row: Row) -> str:
+def rate(row: Row) -> str:
     """Return requests per second, with ≥ if the gateway was not the bottleneck."""
-    rates = [sample.done / sample.seconds for sample in row.plain if sample.done]
+    rates = [sample.rate for sample in row.plain if sample.done]
     if not rates or row.name == "direct":
         return "–"
     busy = _median(sample.busy for sample in row.plain)
-    return f"{'≥ ' if busy is not None and busy < 0.9 else ''}{median(rates):,.0f}"
+    return f"{'≥ ' if busy is not None and busy < SATURATED else ''}{median(rates):,.0f}"
+
+
+def limit_of_row(row: Row) -> str | None:
+    """Return what limited most rounds of plain requests, if it was not the gateway."""
+    limits = [sample.limit for sample in row.plain]
+    found = [limit for limit in limits if limit]
+    return found[0] if row.name != "direct" and len(found) * 2 > len(limits) else None
 
 
 def _median(values: Iterable[float | None]) -> float | None:
@@ -88,11 +104,12 @@ def _median(values: Iterable[float | None]) -> float | None:
     return median(known) if known else None
 
 
-def _cpu(samples: list[Sample]) -> float | None:
+def cpu(samples: list[Sample]) -> float | None:
+    """Return the CPU milliseconds of one request: the median over the rounds."""
     return _median(sample.cpu_ms for sample in samples)
 
 
-def _added(row: Row, direct: Row | None, kind: str, name: str) -> float | None:
+def added(row: Row, direct: Row | None, kind: str, name: str) -> float | None:
     """Return the milliseconds added to the upstream without a gateway: the median over the rounds."""
     if direct is None or direct is row:
         return None
@@ -101,11 +118,12 @@ def _added(row: Row, direct: Row | None, kind: str, name: str) -> float | None:
     return _median(ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None)
 
 
-def _ratio(samples: list[Sample], base: list[Sample]) -> float | None:
+def ratio(samples: list[Sample], base: list[Sample]) -> float | None:
     """Return the median of the ratios of each round, so that only measurements of one round are compared."""
     pairs = [(s.cpu_ms, b.cpu_ms) for s, b in zip(samples, base, strict=False)]
     return _median(mine / theirs for mine, theirs in pairs if mine is not None and theirs)
 
 
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
+    """Return the number, or a dash if it was not measured."""
     return "–" if value is None else f"{value:.{digits}f}"

@@ -73,7 +73,7 @@ class Figures:
     counts: dict[str, int] = field(default_factory=dict)
 
     def table(self) -> str:
-        """Return the figures as a table of docs/performance.md."""
+        """Return the figures as a table of docs/performance-history.md."""
         lines = ["| engines on Ray | measured | aim |", "|---|---|---|"]
         return "\n".join(lines + [f"| {name} | {value} | {LIMITS[name]} |" for name, value in self.rows.items()])
 
