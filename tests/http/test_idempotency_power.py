@@ -78,7 +78,9 @@ def check(server: ServerProcess, names: tuple[str, ...]) -> None:
             ask(account, name).raise_for_status()
         assert server.wait() == STATUS, name
         server.start()
-        again = eventually(lambda name=name: "idempotency_in_flight" not in (seen := ask(account, name)).text and seen)
+        again = eventually(
+            lambda name=name: "idempotency_in_flight" not in (seen := ask(account, name)).text and seen, within_s=60
+        )
         assert again.status_code == 200, f"{name}: {again.text}"
         # A request that waits for images goes on waiting.
         assert again.headers.get("idempotent-replayed") == (None if name == "images" else "true")
@@ -91,7 +93,8 @@ def check(server: ServerProcess, names: tuple[str, ...]) -> None:
             assert read.status_code == 200, f"{name}: {read.text}"
     rows = server.read(lambda c: c.execute("SELECT count(*) FROM generations"))
     assert rows == [(len(names),)]
-    server.check_settled()
+    # Until the session of the process that died is given up.
+    server.check_settled(within_s=60)
     server.kill()
 
 
