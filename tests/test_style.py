@@ -93,13 +93,11 @@ def uses_the_shared_pool(node: ast.AST) -> bool:
     name = ast.unparse(node.func)
     if name.endswith("run_in_executor"):
         return not node.args or ast.unparse(node.args[0]) == "None"
-    if name.endswith(".create_connection"):
+    if name.endswith(".create_connection") or name == "asyncio.open_connection":
         return not any(keyword.arg == "sock" for keyword in node.keywords)
     last = name.rpartition(".")[2]
-    return (
-        last in ("to_thread", "set_default_executor")
-        or name == "asyncio.open_connection"
-        or (last in ("getaddrinfo", "getnameinfo") and not name.startswith("socket."))
+    return last in ("to_thread", "set_default_executor") or (
+        last in ("getaddrinfo", "getnameinfo") and not name.startswith("socket.")
     )
 
 

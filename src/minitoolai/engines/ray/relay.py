@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import secrets
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import ray
 
 from minitoolai import __version__
+from minitoolai.core.clock import random_bytes
 from minitoolai.engines.child_process import child_environment, cpu_clock, resident_bytes
 
 SECRET_BYTES = 32
@@ -26,7 +26,7 @@ SECRET_BYTES = 32
 CONNECT_S, SECRET_S, EXIT_S = 15.0, 2.0, 5.0
 
 
-class Offer(NamedTuple):
+class RelayOffer(NamedTuple):
     """Where an actor listens for its host, what the host sends first, its machine, and the version of the program."""
 
     host: str
@@ -50,17 +50,17 @@ class Relay:
 
     def __init__(self, module: str) -> None:
         self._module = module
-        self._secret = secrets.token_bytes(SECRET_BYTES)
+        self._secret = random_bytes(SECRET_BYTES)
         self._listener: socket.socket | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._read_cpu_s: Callable[[], float] = float
 
-    async def offer(self) -> Offer:
+    async def offer(self) -> RelayOffer:
         """Listen on the address by which the cluster knows this machine."""
         self._listener = listener = socket.create_server((ray.util.get_node_ip_address(), 0))
         listener.setblocking(False)
         host, port = listener.getsockname()[:2]
-        return Offer(host, port, self._secret, ray.get_runtime_context().get_node_id(), __version__)
+        return RelayOffer(host, port, self._secret, ray.get_runtime_context().get_node_id(), __version__)
 
     async def start(self) -> int:
         """Wait for the host, start the child on its connection, and return the process ID."""

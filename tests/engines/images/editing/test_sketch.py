@@ -107,4 +107,6 @@ def test_edits_do_not_change_images_beside_them(engine: SketchEngine, cat: Image
     while len(batch):
         ended |= {image.slot_id: image for image in batch.step()}
     assert difference(Image.open(io.BytesIO(ended[slots[1]].png)), cat) == 0
-    assert ended[slots[0]].png == ended[slots[2]].png
+    # On some processors the place in a batch rounds otherwise.
+    one, other = (np.asarray(Image.open(io.BytesIO(ended[slots[n]].png))).astype(int) for n in (0, 2))
+    assert np.abs(one - other).max() <= 1
