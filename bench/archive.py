@@ -26,7 +26,7 @@ from tests.support.old_days import whole_statement
 from tests.support.server import PROGRAM, ServerProcess
 from tests.support.steady_load import steady_times_s
 
-from bench.growth_fill import ACCOUNTS, DAYS, History, fill
+from bench.growth_fill import ACCOUNTS, DAYS, History, fill_new, note
 from minitoolai.billing.archive.archiver import LEAST_DAYS
 from minitoolai.billing.archive.reader import ArchiveReader
 from minitoolai.core.clock import MS_PER_DAY, SystemClock, date_of
@@ -88,7 +88,7 @@ def run(folder: Path, generations: int) -> int:
         beside: list[list[float]] = []
         while archive.poll() is None:
             beside.append(steady_times_s(server.port, customer.key, PER_SECOND, SECONDS, MODEL))
-            _note(f"{time.monotonic() - began_s:.0f} s: {_shown(beside[-1])}")
+            note(f"{time.monotonic() - began_s:.0f} s: {_shown(beside[-1])}")
         took_s = time.monotonic() - began_s
         said, _ = archive.communicate()
         if archive.returncode:
@@ -104,15 +104,9 @@ def run(folder: Path, generations: int) -> int:
 
 def _filled(url: str, generations: int) -> History:
     database = open_database(url, serving=True)
-    began_s = time.monotonic()
-    with closing(database.connect()) as connection:
-        for pragma in ("synchronous=OFF", "foreign_keys=OFF", "cache_size=-400000", "wal_autocheckpoint=20000"):
-            connection.execute(f"PRAGMA {pragma}")
-        # The newest of the archived days is older than what the archive leaves in the database.
-        history = fill(connection, generations, SystemClock().now_ms() - LEAST_DAYS * MS_PER_DAY)
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    # The newest of the archived days is older than what the archive leaves in the database.
+    history = fill_new(database, generations, SystemClock().now_ms() - LEAST_DAYS * MS_PER_DAY)
     database.close()
-    _note(f"{generations:,} generations filled and closed in {time.monotonic() - began_s:.0f} s")
     return history
 
 
@@ -148,11 +142,6 @@ def _print(alone: list[float], beside: list[float]) -> None:
 
 def _shown(times: list[float]) -> str:
     return " | ".join(f"{times[int(share * (len(times) - 1))] * 1e3:.1f}" for share in (0.5, 0.99, 1.0))
-
-
-def _note(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

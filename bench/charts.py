@@ -15,7 +15,7 @@ from bench.report import cpu
 from bench.sections import tails
 from bench.svg import Drawing, bars, lines
 
-#: Another row of ours would say the same again.
+#: Not drawn: a second row of ours would repeat the first.
 _LEFT_OUT = ("direct", "minitoolai-lean", "minitoolai-plan", "other", "other-lean")
 _GROWTH_AIM = 1.2
 

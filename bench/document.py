@@ -87,7 +87,7 @@ def _chart(name: str, text: str, path: Path) -> str:
 
 
 def _goals(rows: list[Row]) -> str:
-    """Return the lines of goals: what was reached in this run."""
+    """Return a row for each goal, with what this run reached."""
     by_name = {row.name: row for row in rows}
     ours, base, direct = by_name["minitoolai"], by_name[report.BASE], by_name["direct"]
     found = [

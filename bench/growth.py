@@ -29,7 +29,7 @@ from tests.support.old_days import whole_statement
 from tests.support.server import ServerProcess
 from tests.support.upstream import Upstream
 
-from bench.growth_fill import ACCOUNTS, DAYS, History, fill
+from bench.growth_fill import ACCOUNTS, DAYS, History, fill_new, note
 from minitoolai.billing.archive.reader import ArchiveReader
 from minitoolai.billing.audit_position import AuditPosition, check_books
 from minitoolai.billing.usage import UsageCache
@@ -101,15 +101,7 @@ def _filled(stack: ExitStack, parent: Path | None, generations: int, postgres: b
     url = stack.enter_context(_database(folder, postgres))
     migrate(url)
     database = open_database(url, serving=True)
-    with closing(database.connect()) as connection:
-        if database.name == "sqlite":
-            for pragma in ("synchronous=OFF", "foreign_keys=OFF", "cache_size=-400000", "wal_autocheckpoint=20000"):
-                connection.execute(f"PRAGMA {pragma}")
-        began_s = time.monotonic()
-        history = fill(connection, generations, SystemClock().now_ms())
-        _note(f"{generations:,} generations filled and closed in {time.monotonic() - began_s:.0f} s")
-        if database.name == "sqlite":
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    history = fill_new(database, generations, SystemClock().now_ms())
     connection = stack.enter_context(closing(database.connect()))
     assert check_books(connection, SystemClock().now_ms()) == {}, "the books of the bench do not add up"
     return Filled(folder, url, history, database, connection, _size(database, url), AuditPosition())
@@ -161,11 +153,6 @@ def _size(database: Database, url: str) -> int:
     if database.name == "sqlite":
         return os.path.getsize(url.removeprefix("sqlite:///"))
     return int(database.read(lambda c: c.execute("SELECT pg_database_size(current_database())"))[0][0])
-
-
-def _note(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
 
 
 def _clock(database: Database) -> Callable[[], float]:
@@ -283,5 +270,5 @@ def _measure_server(folder: Path, url: str) -> Lines:
 
 
 if __name__ == "__main__":
-    _note(f"{ACCOUNTS} customers, {DAYS} days")
+    note(f"{ACCOUNTS} customers, {DAYS} days")
     sys.exit(main())

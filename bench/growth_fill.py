@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from contextlib import closing
 from dataclasses import dataclass
 
 from minitoolai.billing.audit_days import next_closable, read_day
 from minitoolai.core.clock import MS_PER_DAY, first_id_at
 from minitoolai.ledger.types import FUNDING, REVENUE
-from minitoolai.storage.database import Connection
+from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.tables import accounts, audit
 
 ACCOUNTS = 100
@@ -30,6 +33,26 @@ class History:
     generations: int
     from_ms: int
     until_ms: int
+
+
+def fill_new(database: Database, generations: int, now_ms: int) -> History:
+    """Fill a new database as `fill` does, SQLite without waiting for the disk, and say how long it took."""
+    with closing(database.connect()) as connection:
+        if database.name == "sqlite":
+            for pragma in ("synchronous=OFF", "foreign_keys=OFF", "cache_size=-400000", "wal_autocheckpoint=20000"):
+                connection.execute(f"PRAGMA {pragma}")
+        began_s = time.monotonic()
+        history = fill(connection, generations, now_ms)
+        note(f"{generations:,} generations filled and closed in {time.monotonic() - began_s:.0f} s")
+        if database.name == "sqlite":
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return history
+
+
+def note(text: str) -> None:
+    """Tell the user how far the bench is."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
 def fill(connection: Connection, generations: int, now_ms: int, *, close: bool = True) -> History:
