@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,18 @@ def test_opening_a_connection_takes_no_write_lock(sqlite_books: TemporaryBooks) 
         SqliteConnection(sqlite_books.path).close()
         assert time.monotonic() - began_s < 1
     assert sqlite_books.rows("PRAGMA auto_vacuum") == [(2,)]
+
+
+def test_free_pages_are_given_back_as_many_at_a_time_as_asked(sqlite_books: TemporaryBooks) -> None:
+    with closing(sqlite_books.database.connect()) as connection:
+        connection.execute("CREATE TABLE large (content TEXT)")
+        connection.execute_many("INSERT INTO large VALUES (?)", [("x" * 3_000,)] * 300)
+        connection.execute("DELETE FROM large")
+        free = connection.execute("PRAGMA freelist_count")[0][0]
+        assert free > 290
+        with connection.transaction():
+            assert connection.free_pages(128)
+        assert connection.execute("PRAGMA freelist_count")[0][0] == free - 128
+        while connection.free_pages(128):
+            pass
+        assert connection.execute("PRAGMA freelist_count")[0][0] == 0

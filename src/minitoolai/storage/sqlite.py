@@ -149,7 +149,9 @@ class SqliteConnection(ImmediateWrites):
         free = self.execute("PRAGMA freelist_count")[0][0]
         if not free or self.execute("PRAGMA auto_vacuum")[0][0] != _INCREMENTAL:
             return False
-        self.execute(f"PRAGMA incremental_vacuum({limit})")
+        # Before Python 3.13, a PRAGMA whose rows have no columns is stopped after its first row, which is one page.
+        for _ in range(min(free, limit)):
+            self.execute("PRAGMA incremental_vacuum(1)")
         return bool(free > limit)
 
     def close(self) -> None:
