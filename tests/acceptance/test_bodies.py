@@ -23,6 +23,7 @@ from tests.acceptance.conftest import Serve
 from tests.support import catalogs, heavy_bodies, manners
 from tests.support.ask import OPENAI, events, said, start
 from tests.support.browse import Visitor
+from tests.support.pace import TimeLimit
 from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Exchange, Upstream
 
@@ -193,15 +194,21 @@ def test_eight_large_bodies_at_once_keep_nobody_waiting(serve: Serve, upstream: 
             a_stream(server, upstream),
             told("heartbeat", server.port, server.pid) as heart,
         ):
-            worst = {name: worst_ms(attacker, heart, jobs) for name, jobs in rounds.items()}
+            limit = TimeLimit(MOST_MS)
+            enough_ms = LONGEST_MS * limit.slowness
+            worst = {name: worst_ms(attacker, heart, jobs, enough_ms) for name, jobs in rounds.items()}
         for name, ms in sorted(worst.items(), key=lambda item: -item[1]):
             print(f"{name}: /healthz within {ms:.0f} ms")
-        assert max(worst.values()) < MOST_MS, worst
+        print(f"at worst {max(worst.values()):.0f} ms; {limit}")
+        assert limit.permits(max(worst.values())), f"{worst}; {limit}"
         server.check_books()
 
 
-def worst_ms(attacker: Told, heart: Told, jobs: list[dict[str, Any]]) -> float:
-    """Longest that /healthz took while these jobs were done, without the time that threads waited for a processor."""
+def worst_ms(attacker: Told, heart: Told, jobs: list[dict[str, Any]], enough_ms: float) -> float:
+    """Longest that /healthz took while these jobs were done, without the time that threads waited for a processor.
+
+    Below `enough_ms` it is not tried again.
+    """
     best = float("inf")
     for _ in range(ROUNDS):
         heart.ask(None)
@@ -212,6 +219,6 @@ def worst_ms(attacker: Told, heart: Told, jobs: list[dict[str, Any]]) -> float:
             allowed = (200, 400, 404) if job["body"].startswith("limit") else expected(job)
             assert status in allowed, (job["method"], job["path"], job["body"], status, wrong)
         best = min(best, worst)
-        if best < LONGEST_MS:
+        if best < enough_ms:
             break
     return best

@@ -18,6 +18,7 @@ import requests
 from tests.support.all_kinds import CATALOG
 from tests.support.ask import HELLO
 from tests.support.browse import Visitor
+from tests.support.pace import TimeLimit
 from tests.support.server import Account, ServerProcess
 from tests.support.studio_http import job, wait
 from tests.support.upstream import Exchange, Upstream
@@ -115,12 +116,15 @@ class Work:
 
     def check(self, calm: dict[str, float]) -> None:
         """Each kind takes at most twice as long as before; the best of several tries counts."""
+        noise = TimeLimit(NOISE_S, "s")
         for _ in range(TRIES):
             now = self.took_s()
-            slow = {name: (took_s, calm[name]) for name, took_s in now.items() if took_s > 2 * calm[name] + NOISE_S}
+            slow = {
+                name: (now[name], calm_s) for name, calm_s in calm.items() if not noise.permits(now[name] - 2 * calm_s)
+            }
             if not slow:
                 return
-        raise AssertionError(slow)
+        raise AssertionError(f"{slow}; {noise}")
 
 
 def _time_s(work: Callable[[], object]) -> float:

@@ -13,6 +13,7 @@ from tests.chaos.load import run_load
 from tests.support import catalogs
 from tests.support.dial import dial
 from tests.support.manners import chunk
+from tests.support.pace import TimeLimit
 from tests.support.server import ServerProcess
 from tests.support.upstream import Exchange, Upstream
 
@@ -24,12 +25,13 @@ PIECES, PIECE, READERS = 1500, 16_384, 4
 
 
 def test_500_streams_of_a_token_a_second_complete_in_flat_memory(tmp_path: Path) -> None:
+    limit = TimeLimit(500.0)
     tally = run_load(tmp_path, 500, 15)
-    print(tally)
+    print(tally, limit)
     assert tally.violations == []
     assert tally.tokens == 500 * 15
     # 20 ms cannot be measured on a busy machine; a process blocked for half a second would still be noticed.
-    assert tally.median_ms < 500
+    assert limit.permits(tally.median_ms), limit
 
 
 def test_callers_that_do_not_read_cause_no_memory_growth(serve: Callable[..., ServerProcess]) -> None:

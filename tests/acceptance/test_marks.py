@@ -24,6 +24,7 @@ from minitoolai.engines.speech.messages import VoiceFile
 from minitoolai.engines.speech.voices import make_synthesizer
 from minitoolai.images.provenance.certificates import SELF_MADE
 from tests.support.marks import ATTACKS, CODEC, CREATED_MS, REQUIRED, drawing, luminance, photograph, psnr
+from tests.support.pace import TimeLimit
 from tests.support.programs import NODE, install_node, program
 
 pytestmark = pytest.mark.acceptance
@@ -109,12 +110,13 @@ def test_an_implementation_in_typescript_accepts_the_manifest(delivered: Path) -
 def test_marking_a_large_image_takes_at_most_40_ms() -> None:
     pixels = photograph(1, 1024)
     embed(pixels, CODEC.watermark(1, CREATED_MS))
-    times_s = []
+    limit, times_ms = TimeLimit(40.0), []
     for number in range(7):
         began_s = time.perf_counter()
         embed(pixels, CODEC.watermark(number, CREATED_MS))
-        times_s.append(time.perf_counter() - began_s)
-    assert sorted(times_s)[1] <= 0.040, times_s
+        times_ms.append((time.perf_counter() - began_s) * 1000)
+    print(f"{sorted(times_ms)[1]:.1f} ms; {limit}")
+    assert limit.permits(sorted(times_ms)[1]), f"{times_ms}; {limit}"
 
 
 @pytest.mark.timing

@@ -12,11 +12,13 @@ from tests.support.all_kinds import CATALOG
 from tests.support.browse import Visitor
 from tests.support.crowd import CLOSED, LOOKS, OPEN, address, crowd, median_ms
 from tests.support.house import CLOSED as ROUTES
+from tests.support.pace import TimeLimit
 from tests.support.server import ServerProcess
 
 # Measures how long pages take.
 pytestmark = [pytest.mark.acceptance, pytest.mark.timing]
 TRIES = 3
+#: Of wall-clock time and of CPU time.
 LIMIT_MS = 50
 
 
@@ -44,10 +46,11 @@ def test_no_page_is_left_out() -> None:
 def test_a_page_takes_fifty_milliseconds_at_the_median(crowded: Visitor, path: str) -> None:
     """Measure wall-clock time; other work on the machine lengthens it, so one good median of several is enough."""
     visitor = Visitor(crowded.server) if path in OPEN and path != "/docs" else crowded
-    seen_ms: list[float] = []
-    while not seen_ms or (seen_ms[-1] > LIMIT_MS and len(seen_ms) < TRIES):
+    limit, seen_ms = TimeLimit(LIMIT_MS), list[float]()
+    while not seen_ms or (not limit.permits(seen_ms[-1]) and len(seen_ms) < TRIES):
         seen_ms.append(median_ms(visitor, address(crowded, path)))
-    assert seen_ms[-1] <= LIMIT_MS, seen_ms
+    print(f"{seen_ms[-1]:.1f} ms; {limit}")
+    assert limit.permits(seen_ms[-1]), f"{seen_ms}; {limit}"
 
 
 @pytest.mark.parametrize("path", CLOSED)
@@ -61,7 +64,9 @@ def test_a_page_has_at_most_sixty_kilobytes_in_every_language(crowded: Visitor, 
 def test_a_page_view_uses_little_cpu(crowded: Visitor) -> None:
     for path in ("/usage?days=90", "/balance", "/admin"):
         crowded.open(path)
-        before = crowded.server.cpu_s()
+        limit, before_s = TimeLimit(LIMIT_MS), crowded.server.cpu_s()
         for _ in range(LOOKS):
             crowded.open(path)
-        assert (crowded.server.cpu_s() - before) / LOOKS <= 0.05
+        used_ms = (crowded.server.cpu_s() - before_s) / LOOKS * 1000
+        print(f"{path}: {used_ms:.1f} ms of CPU; {limit}")
+        assert limit.permits(used_ms), f"{path}: {used_ms:.1f} ms; {limit}"

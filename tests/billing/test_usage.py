@@ -25,6 +25,7 @@ from minitoolai.storage.tables.ledger import USAGE_DAYS
 from minitoolai.storage.tables.reports import GroupBy, usage_cells
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
 from tests.support.history import RandomWork, seed_history
+from tests.support.pace import TimeLimit
 
 
 def revenue_of_rows(books: TemporaryBooks, first_day: int) -> list[tuple[object, ...]]:
@@ -236,7 +237,9 @@ def test_a_report_of_half_a_million_requests_takes_twenty_milliseconds_of_a_read
 
     report()
     times = 60
-    began_s = time.process_time()
+    limit, began_s = TimeLimit(20.0), time.process_time()
     for _ in range(times):
         report()
-    assert (time.process_time() - began_s) / times < 0.02
+    used_ms = (time.process_time() - began_s) / times * 1000
+    print(f"{used_ms:.1f} ms; {limit}")
+    assert limit.permits(used_ms), f"{used_ms:.1f} ms; {limit}"

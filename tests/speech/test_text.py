@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minitoolai.speech.text import FIRST_LONGEST, LONGEST, sentences
+from tests.support.pace import TimeLimit
 
 
 def split(text: str) -> list[str]:
@@ -86,8 +87,8 @@ def test_no_text_is_lost_or_repeated_and_every_end_advances(text: str) -> None:
 
 def test_the_first_sentence_does_not_wait_for_the_end_of_a_long_text() -> None:
     text = "A sentence of some length, which is one of many. " * 20_000
-    started_s = time.process_time()
+    limit, started_s = TimeLimit(20.0), time.process_time()
     head = list(itertools.islice(sentences(text), 3))
     # Splitting the whole text takes 0.2 s.
-    assert time.process_time() - started_s < 0.02
+    assert limit.permits((time.process_time() - started_s) * 1000), limit
     assert len(head) == 3

@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from tests.support.ask import check_refusal
+from tests.support.pace import TimeLimit
 from tests.support.server import Account, ServerProcess, children_of, eventually
 from tests.support.speech import PRICE, RATE_HZ, catalog, speak, start_speaking
 
@@ -68,10 +69,10 @@ def test_a_busy_pool_queues_then_refuses_and_a_disconnect_frees_a_slot(own_serve
     check_refusal(third, 503, "overloaded")
     assert int(third.headers["retry-after"]) >= 1
     assert heard == []
-    left_s = time.monotonic()
+    limit, left_s = TimeLimit(1.0, "s"), time.monotonic()
     first.close()
     second.join(5)
-    assert time.monotonic() - left_s < 1.0
+    assert limit.permits(time.monotonic() - left_s), limit
     assert heard[0].status_code == 200
     account.settled()
 
@@ -160,15 +161,16 @@ def test_a_hundred_thousand_characters_take_constant_memory(account: Account) ->
 # ── speed ───────────────────────────────────────────────────────────
 
 
-def in_three_attempts(measure: Callable[[], float], *, at_most: float) -> None:
+def in_three_attempts(measure: Callable[[], float], is_good: Callable[[float], bool], limit: object) -> None:
     """Measure up to three times, because other programs on the machine may disturb a measurement."""
     seen: list[float] = []
     for _ in range(3):
         seen.append(measure())
-        if seen[-1] <= at_most:
+        if is_good(seen[-1]):
             break
-    print(f"measured {', '.join(f'{value:.3g}' for value in seen)}; at most {at_most:g}")
-    assert min(seen) <= at_most
+    said = f"measured {', '.join(f'{value:.3g}' for value in seen)}; {limit}"
+    print(said)
+    assert any(map(is_good, seen)), said
 
 
 def first_byte_ms(account: Account) -> float:
@@ -189,18 +191,20 @@ def first_byte_ms(account: Account) -> float:
 @pytest.mark.acceptance
 @pytest.mark.timing
 def test_the_first_audio_of_300_characters_arrives_within_120_ms(account: Account) -> None:
-    in_three_attempts(lambda: first_byte_ms(account), at_most=120)
+    limit = TimeLimit(120.0)
+    in_three_attempts(lambda: first_byte_ms(account), limit.permits, limit)
 
 
 @pytest.mark.acceptance
 @pytest.mark.timing
 def test_synthesis_is_more_than_ten_times_faster_than_real_time(account: Account) -> None:
-    def times_real_time() -> float:
+    def ms_for_a_second() -> float:
         started_s = time.perf_counter()
         audio = speak(account, input=(PARAGRAPH + " ") * 5).content
-        return -(len(audio) / 8000) / (time.perf_counter() - started_s)
+        return (time.perf_counter() - started_s) * 1000 / (len(audio) / 8000)
 
-    in_three_attempts(times_real_time, at_most=-10)
+    limit = TimeLimit(100.0)
+    in_three_attempts(ms_for_a_second, limit.permits, limit)
 
 
 @pytest.mark.acceptance
@@ -218,7 +222,7 @@ def test_speech_hardly_delays_a_chat(tmp_path: Path) -> None:
                 beside.append(first_token_beside_speech_s(account))
             return statistics.median(beside) / statistics.median(alone)
 
-        in_three_attempts(ratio, at_most=1.3)
+        in_three_attempts(ratio, lambda found: found <= 1.3, "at most 1.3")
 
 
 def first_token_s(account: Account) -> float:
