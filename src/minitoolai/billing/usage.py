@@ -261,10 +261,13 @@ def _key(cell: UsageCell) -> CellKey:
 #: Last columns of a CSV report: units and cost of each bucket with a price of its own, which are part of the other
 #: sums, and refunds.
 LAST_COLUMNS = (*(f"{name}_{what}" for name in APART for what in ("units", "cost")), "refunded")
+_NOTHING_APART = (0, format_dollars(0)) * len(APART)
 
 
 def last_values(row: UsageRow | UsageCell) -> list[object]:
-    """Return the values of LAST_COLUMNS."""
+    """Return the values of LAST_COLUMNS. Most rows have no such bucket, and a report has thousands of rows."""
+    if not row.buckets:
+        return [*_NOTHING_APART, format_dollars(row.refunded)]
     found = (row.buckets.get(name, (0, 0)) for name in APART)
     return [*(value for units, cost in found for value in (units, format_dollars(cost))), format_dollars(row.refunded)]
 
