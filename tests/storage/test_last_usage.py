@@ -20,21 +20,26 @@ WORK = [("old", "chat", 9, 9, 9), ("m", "chat", 3, 5, 40), ("flat", "image", 0, 
 def fill(books: TemporaryBooks, account: int, first: int, work: list[tuple[str, str, int, int, int]]) -> None:
     with books.connection.transaction():
         books.connection.execute_many(
-            "INSERT INTO holds (id, account_id, key_id, kind, amount, state, settled)"
-            " VALUES (?, ?, 'k', ?, ?, 'posted', ?)",
-            [(first + n, account, row[1], row[4], row[4]) for n, row in enumerate(work)],
+            "INSERT INTO holds (id, account_id, key_id, kind, amount, state, settled) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(first + n, account, "k", row[1], row[4], "posted", row[4]) for n, row in enumerate(work)],
         )
         books.connection.execute_many(
             "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input, price_output,"
             " input_units, output_units, cost, created_ms)"
-            " VALUES (?, ?, 'k', ?, ?, 'e', 'succeeded', 1, 1, ?, ?, ?, ?)",
-            [(first + n, account, row[1], row[0], row[2], row[3], row[4], NOON_MS + n) for n, row in enumerate(work)],
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (first + n, account, "k", row[1], row[0], "e", "succeeded", 1, 1, row[2], row[3], row[4], NOON_MS + n)
+                for n, row in enumerate(work)
+            ],
         )
         costs = list(accumulate(row[4] for row in work))
         books.connection.execute_many(
             "INSERT INTO transfers (kind, debit, credit, amount, hold_id, account_version, balance_after, created_ms)"
-            " VALUES ('usage', ?, 1, ?, ?, ?, ?, ?)",
-            [(account, row[4], first + n, n + 2, CREDIT - costs[n], NOON_MS + n) for n, row in enumerate(work)],
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                ("usage", account, 1, row[4], first + n, n + 2, CREDIT - costs[n], NOON_MS + n)
+                for n, row in enumerate(work)
+            ],
         )
         books.connection.execute(
             "UPDATE accounts SET posted = ?, version = ? WHERE id = ?", (CREDIT - costs[-1], len(work) + 1, account)

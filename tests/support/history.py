@@ -45,9 +45,10 @@ def seed_history(
             _insert_work(connection, account_id, ids, {n: first_ms + int(n * step) for n in numbers}, key_id, keys)
             connection.execute_many(
                 "INSERT INTO transfers (kind, debit, credit, amount, hold_id, account_version, balance_after,"
-                " created_ms) VALUES ('usage', ?, 1, ?, ?, ?, ?, ?)",
+                " created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (account_id, PRICE, ids[n], version + i, posted - PRICE * i, first_ms + int(n * step) + 500)
+                    ("usage", account_id, 1, PRICE, ids[n], version + i, posted - PRICE * i)
+                    + (first_ms + int(n * step) + 500,)
                     for i, n in enumerate(paid, 1)
                 ],
             )
@@ -86,20 +87,22 @@ def _insert_work(
     connection: Connection, account_id: int, ids: dict[int, int], times: dict[int, int], key_id: str, keys: int
 ) -> None:
     names = [f"{key_id[:-1]}{number}" for number in range(keys)]
+    # Every value is a parameter: PostgreSQL then gets all rows in one statement, which takes half the time.
     connection.execute_many(
-        "INSERT INTO holds (id, account_id, key_id, kind, amount, state, settled) VALUES (?, ?, ?, 'chat', ?, ?, ?)",
+        "INSERT INTO holds (id, account_id, key_id, kind, amount, state, settled) VALUES (?, ?, ?, ?, ?, ?, ?)",
         [
-            (i, account_id, names[n % keys], PRICE, *(("posted", PRICE) if n % FREE_EVERY else ("voided", 0)))
+            (i, account_id, names[n % keys], "chat", PRICE, *(("posted", PRICE) if n % FREE_EVERY else ("voided", 0)))
             for n, i in ids.items()
         ],
     )
     connection.execute_many(
         "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input, price_output,"
         " input_units, output_units, cost, created_ms, finished_ms)"
-        " VALUES (?, ?, ?, 'chat', ?, 'e', ?, 1, 1, 3, 6, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (i, account_id, names[n % keys], MODELS[n % len(MODELS)])
-            + ("succeeded" if n % FREE_EVERY else "failed", PRICE if n % FREE_EVERY else 0, times[n], times[n] + 500)
+            (i, account_id, names[n % keys], "chat", MODELS[n % len(MODELS)], "e")
+            + ("succeeded" if n % FREE_EVERY else "failed", 1, 1, 3, 6)
+            + (PRICE if n % FREE_EVERY else 0, times[n], times[n] + 500)
             for n, i in ids.items()
         ],
     )

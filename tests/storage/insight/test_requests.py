@@ -1,4 +1,7 @@
-"""The first page of any filter of the request log takes at most 50 ms at a million rows, on both databases."""
+"""The first page of any filter of the request log takes at most 50 ms at a million rows, on both databases.
+
+The short form has a quarter of the rows, and a quarter of the time: whatever reads all rows exceeds both.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,16 @@ from minitoolai.ledger.types import Credited
 from minitoolai.storage.insight.requests import LogFilter, list_requests
 from tests.support.books import NOON_MS, TemporaryBooks, credit
 from tests.support.history import PRICE, seed_history
+from tests.support.length import length
+from tests.support.pace import TimeLimit
 
-ROWS = 1_000_000
-LIMIT_S = 0.05
+ROWS = length(250_000, 1_000_000)
+LIMIT_MS = 50.0 * ROWS / 1_000_000
 
 
 @pytest.mark.acceptance
 @pytest.mark.timing
-def test_the_first_page_of_any_filter_is_fast_at_a_million_rows(
+def test_the_first_page_of_any_filter_is_fast_at_many_rows(
     books: TemporaryBooks, capsys: pytest.CaptureFixture[str]
 ) -> None:
     account = books.account()
@@ -31,16 +36,16 @@ def test_the_first_page_of_any_filter_is_fast_at_a_million_rows(
         "kind": "chat", "model": "nothing", "state": "failed", "key_id": "nothing",
         "from_ms": NOON_MS - 40 * MS_PER_DAY, "until_ms": NOON_MS - 30 * MS_PER_DAY,
     }  # fmt: skip
-    slowest = 0.0
+    limit, slowest_ms = TimeLimit(LIMIT_MS), 0.0
     for count in range(len(given) + 1):
         for chosen in combinations(given, count):
             only = replace(LogFilter(account), **{name: given[name] for name in chosen})
-            took = []
+            took_ms = []
             for _ in range(3):
                 began_s = time.perf_counter()
                 books.database.read(list_requests, only, 100)
-                took.append(time.perf_counter() - began_s)
-            slowest = max(slowest, min(took))
-            assert min(took) <= LIMIT_S, chosen
+                took_ms.append((time.perf_counter() - began_s) * 1000)
+            slowest_ms = max(slowest_ms, min(took_ms))
+            assert limit.permits(min(took_ms)), f"{chosen}: {took_ms}; {limit}"
     with capsys.disabled():
-        print(f"\nslowest first page of 64 filters at {ROWS:,} rows: {slowest * 1000:.1f} ms")
+        print(f"\nslowest first page of 64 filters at {ROWS:,} rows: {slowest_ms:.1f} ms; {limit}")

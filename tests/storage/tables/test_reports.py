@@ -94,19 +94,24 @@ def test_a_page_of_a_long_statement_is_read_in_a_moment(books: TemporaryBooks) -
     account, number = books.account(10**12), 100_000
     with books.connection.transaction():
         books.connection.execute_many(
-            "INSERT INTO holds (id, account_id, key_id, kind, amount, state, settled)"
-            " VALUES (?, ?, 'k', 'chat', 9, 'posted', 9)",
-            [(n, account) for n in range(1, number + 1)],
+            "INSERT INTO holds (id, account_id, key_id, kind, amount, state, settled) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(n, account, "k", "chat", 9, "posted", 9) for n in range(1, number + 1)],
         )
         books.connection.execute_many(
             "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input, price_output,"
-            " cost, created_ms) VALUES (?, ?, 'k', 'chat', 'm', 'e', 'succeeded', 1, 1, 9, ?)",
-            [(n, account, NOON_MS + n * 1000) for n in range(1, number + 1)],
+            " cost, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (n, account, "k", "chat", "m", "e", "succeeded", 1, 1, 9, NOON_MS + n * 1000)
+                for n in range(1, number + 1)
+            ],
         )
         books.connection.execute_many(
             "INSERT INTO transfers (kind, debit, credit, amount, hold_id, account_version, balance_after, created_ms)"
-            " VALUES ('usage', ?, 1, 9, ?, ?, ?, ?)",
-            [(account, n, n + 1, 10**12 - 9 * n, NOON_MS + n * 1000 + 500) for n in range(1, number + 1)],
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                ("usage", account, 1, 9, n, n + 1, 10**12 - 9 * n, NOON_MS + n * 1000 + 500)
+                for n in range(1, number + 1)
+            ],
         )
         books.connection.execute(
             "UPDATE accounts SET posted = ?, version = ? WHERE id = ?", (10**12 - 9 * number, number + 1, account)
