@@ -10,7 +10,7 @@ TORCH    ?= torch==2.13.0
 DATA_DIR ?= data
 MODEL    ?= large
 
-.PHONY: help install dev dev-gpu serve test acceptance fuzz fetched compatibility chaos cluster soak alerts check house bench bench-peers pin sbom wheel clean
+.PHONY: help install dev dev-gpu serve test acceptance long fuzz fetched compatibility chaos cluster soak alerts check house bench bench-peers pin sbom wheel clean
 
 help:           ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -55,6 +55,9 @@ test: dev       ## run the quick tests, in parallel
 acceptance: dev ## run the long tests against real servers: in parallel, then those that measure time on their own
 	$(BIN)/pytest -n 2 --dist worksteal -m "acceptance and not timing" --durations=20
 	$(BIN)/pytest -m "acceptance and timing" --reruns 1 --reruns-delay 5 --durations=20
+
+long: dev       ## run the tests that measure time and load, whole: make acceptance runs a short form of some (40 minutes)
+	TESTS_LONG=1 $(BIN)/pytest -m "acceptance and timing" --reruns 1 --reruns-delay 5 --durations=20
 
 fuzz: dev       ## send ten minutes of generated requests to every endpoint of /openapi.json
 	FUZZ_S=600 FUZZ_SEED=new $(BIN)/pytest tests/acceptance/test_fuzz.py

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import threading
 import time
@@ -15,13 +14,14 @@ import requests
 
 from tests.speech.test_round_trip import SENTENCES
 from tests.support.ask import start
+from tests.support.length import length
 from tests.support.recordings import catalog, converted, send, wav
 from tests.support.server import Account, ServerProcess
 from tests.support.waiting import children_of, eventually
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timing]
-#: Of the recording whose memory is measured. `RECORDING_MIN=60` is the long form.
-MINUTES = int(os.environ.get("RECORDING_MIN", "8"))
+#: Of the recording whose memory is measured, and of a short one, beside which it must not take more.
+MINUTES, FEW_MINUTES = length(6, 60), length(1, 3)
 LLAMA = """
 [engines.smollm2]
 kind = "llama"
@@ -66,8 +66,7 @@ def resident_mb(pid: int) -> float:
 
 def test_memory_does_not_grow_with_the_length(server: ServerProcess, minute: np.ndarray) -> None:
     account = server.account("50.00")
-    few = 3
-    short, long = (converted(wav(np.tile(minute, n)), "mp3", "-b:a", "32k") for n in (few, MINUTES))
+    short, long = (converted(wav(np.tile(minute, n)), "mp3", "-b:a", "32k") for n in (FEW_MINUTES, MINUTES))
     assert send(account, short, model="whisper-1").status_code == 200
     before = {pid: resident_mb(pid) for pid in [server.pid, *children_of(server.pid)]}
 
@@ -92,9 +91,9 @@ def test_memory_does_not_grow_with_the_length(server: ServerProcess, minute: np.
         assert answers[0].json()["usage"]["seconds"] in (60 * minutes, 60 * minutes + 1)
         return most
 
-    most_short, most = peaks(short, few), peaks(long, MINUTES)
+    most_short, most = peaks(short, FEW_MINUTES), peaks(long, MINUTES)
     grown = {pid: round(most[pid] - most_short[pid], 1) for pid in before}
-    print(f"{MINUTES} minutes; MB before {before}, with {few} minutes {most_short}, grown by {grown}")
+    print(f"{MINUTES} minutes; MB before {before}, with {FEW_MINUTES} minutes {most_short}, grown by {grown}")
     assert most[server.pid] - before[server.pid] < 30
     assert all(growth < 30 for growth in grown.values())
 
