@@ -1,4 +1,4 @@
-"""Mark every test here: they start real servers, and some measure time."""
+"""Mark every test here: they start real servers, and those of some modules measure time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+#: Modules that measure no time: they wait for others most of the time, so other tests may run beside them.
+PATIENT = ("test_limits.py", "test_ray_host.py", "test_ray_worker.py", "test_standby.py")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.acceptance)
-            item.add_marker(pytest.mark.timing)
+            if item.path.name not in PATIENT:
+                item.add_marker(pytest.mark.timing)
