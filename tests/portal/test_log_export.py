@@ -250,9 +250,9 @@ def test_memory_does_not_grow_with_the_log(books: TemporaryBooks, tmp_path: Any)
     with Receiver() as receiver:
         for rows in (600, 2400):
             first = 10_000 * len(peaks) + 10_000
-            for number in range(first, first + rows):
-                books.apply(hold(number, account, 5, now_ms=YESTERDAY * MS_PER_DAY + number))
-                books.apply(settle(number, account, 3, DONE))
+            numbers = range(first, first + rows)
+            books.apply(*(hold(number, account, 5, now_ms=YESTERDAY * MS_PER_DAY + number) for number in numbers))
+            books.apply(*(settle(number, account, 3, DONE) for number in numbers))
             save(books, account, "webhook", receiver.base_url)
             tracemalloc.start()
             run(books, tmp_path)
