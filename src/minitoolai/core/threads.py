@@ -97,12 +97,12 @@ POOLS = (
 
 #: glibc's M_ARENA_MAX, and its value here.
 _ARENA_MAX, _ARENAS = -8, 2
-#: glibc returns what is free at the end of a heap once it is more than twice the largest block that was freed so far.
+#: glibc returns the free end of a heap once it is more than twice as large as the largest block freed so far.
 _LARGE_BLOCK = 4 * 1024 * 1024
 
 
 def prepare_heaps() -> None:
-    """Let all threads share two heaps that keep 8 MB of free memory, before the first thread starts.
+    """Let all threads share two heaps that keep up to 8 MB of free memory each, before the first thread starts.
 
     By default glibc gives nearly each thread a heap of its own (8 for each processor). Each keeps the most that its
     thread ever used, so the memory of a process with many threads would grow for an hour, by about 30 MB. Python
@@ -113,7 +113,7 @@ def prepare_heaps() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_ARENA_MAX, _ARENAS)
-        # Freed at once, and never touched. Setting the limit itself would fix it, and it is to grow with larger blocks.
+        # Freed again, and never touched. A limit that is set with mallopt would no longer grow with larger blocks.
         bytes(_LARGE_BLOCK)
 
 
