@@ -74,9 +74,9 @@ def test_pools_have_names_of_their_own() -> None:
 #: Eight threads allocate and free 4 MB each, in pieces that Python leaves to malloc. Prints the heaps of glibc.
 ARENAS = """
 import ctypes, sys, threading
-from minitoolai.core.threads import limit_arenas
+from minitoolai.core.threads import prepare_heaps
 if sys.argv[1] == "limited":
-    limit_arenas()
+    prepare_heaps()
 libc = ctypes.CDLL(None)
 barrier = threading.Barrier(8)
 def work():
@@ -100,3 +100,30 @@ def test_threads_share_two_heaps() -> None:
     assert arenas("limited") == 2
     # Otherwise each thread would have its own.
     assert arenas("free") > 4
+
+
+#: Three prompts of half a megabyte come and go a hundred times. Prints how many pages were touched for the first time.
+PAGES = """
+import resource, sys
+from minitoolai.core.threads import prepare_heaps
+if sys.argv[1] == "prepared":
+    prepare_heaps()
+def come_and_go():
+    for _ in range(100):
+        kept = [b"word " * 100_000 for _ in range(3)]
+        del kept
+come_and_go()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+come_and_go()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_long_prompts_reuse_the_memory_of_earlier_ones() -> None:
+    def pages(how: str) -> int:
+        command = [sys.executable, "-c", PAGES, how]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        return int(subprocess.run(command, env=clean, capture_output=True, timeout=60, check=True).stdout)
+
+    assert pages("prepared") < 100
+    assert pages("free") > 10_000

@@ -25,7 +25,7 @@ from minitoolai.cli.common import CLOCK, Commands, add_command, prepare, say, wr
 from minitoolai.cli.fetch import fetching_for_demo
 from minitoolai.core.errors import CatalogError, SettingsError
 from minitoolai.core.money import parse_dollars
-from minitoolai.core.threads import CONTROL, PLACEMENT, close_pools, limit_arenas
+from minitoolai.core.threads import CONTROL, PLACEMENT, close_pools, prepare_heaps
 from minitoolai.paths import catalog_path, load_secret_keys, tighten_data_dir
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Connection
@@ -76,7 +76,7 @@ def worker(settings: Settings, options: argparse.Namespace) -> None:
     from minitoolai.bootstrap import build
 
     check_worker(settings, options.kinds)
-    limit_arenas()
+    prepare_heaps()
     leave, is_joined = None, None
     if options.ray:
         settings, leave, is_joined = _join_ray(settings, options.ray)
@@ -240,7 +240,7 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
 
     _check_shared(settings)
     settings = replace(settings, is_demo=options.demo)
-    limit_arenas()
+    prepare_heaps()
     server.allow_many_connections()
     if options.listening is not None:
         # One of several processes, started by the supervisor, which has prepared everything.

@@ -34,6 +34,8 @@ LARGEST_PLAUSIBLE = 100_000_000
 #: Most characters that are counted with a tokenizer. Of a longer text, SAMPLES parts are counted.
 MOST_COUNTED = 131_072
 SAMPLES = 8
+#: Characters of each part in which runs are looked for, 14 ns each. Up to eight times as many are searched whole.
+RUN_SAMPLE = 2048
 #: A run of one character, of which tokenizers make few tokens.
 _RUN = re.compile(r"(.)\1{3,}", re.DOTALL)
 #: Fields that are not generated text. Some of them are repeated in every delta.
@@ -219,8 +221,8 @@ def least_prompt(request: ChatRequest) -> int:
     bytes per token, so of a long run of one character only two count.
     """
     text = "".join(_certain_texts(request))
-    step = max(8192, len(text) // SAMPLES)
-    samples = [text[at : at + 8192] for at in range(0, len(text), step)]
+    step = max(RUN_SAMPLE, len(text) // SAMPLES)
+    samples = [text[at : at + RUN_SAMPLE] for at in range(0, len(text), step)]
     kept = sum(len(_RUN.sub(r"\1\1", sample)) for sample in samples)
     size = len(text.encode("utf-8", "replace")) * kept // max(1, sum(map(len, samples)))
     return estimate_tokens(size) // LEAST_SHARE

@@ -29,6 +29,10 @@ ONE_CALL_MARKS = 20_000
 #: Otherwise split into pieces of about this many bytes.
 PIECE = 32 * 1024
 
+#: All bytes but those that begin or separate nodes; and all but these and colons.
+_NO_NODES = bytes(set(range(256)).difference(b"[{,"))
+_NO_MARKS = bytes(set(range(256)).difference(b"[{,:"))
+
 Decode = Callable[[bytes], Any]
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _NOT_BLANK = re.compile(rb"[^ \t\r\n]")
@@ -100,12 +104,13 @@ def is_quick(body: bytes) -> bool:
     """Return True if one call decodes the body quickly. Marks inside strings count as well: this is an upper bound."""
     if len(body) <= MOST_NODES:
         return True
-    return len(body) <= ONE_CALL_BYTES and count_nodes(body) + body.count(b":") <= ONE_CALL_MARKS
+    return len(body) <= ONE_CALL_BYTES and len(body.translate(None, _NO_MARKS)) <= ONE_CALL_MARKS
 
 
 def count_nodes(text: bytes) -> int:
     """Return the number of lists, objects and commas, also those inside strings."""
-    return text.count(b"[") + text.count(b"{") + text.count(b",")
+    # To delete all other bytes takes a third of the time of three counts, or less.
+    return len(text.translate(None, _NO_NODES))
 
 
 def _blank_strings(body: bytes, size: int) -> bytes:
