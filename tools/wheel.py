@@ -41,7 +41,8 @@ def build(folder: Path) -> tuple[Path, Path]:
             shutil.copy2(ROOT / file, tree)
         sdist = _run("build_sdist", tree, made, "*.tar.gz")
         with tarfile.open(sdist) as archive:
-            archive.extractall(unpacked, filter="data")
+            # Python before 3.11.4 has no filters, which this archive, made above, does not need.
+            archive.extractall(unpacked, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
         wheel = _run("build_wheel", next(unpacked.iterdir()), made, "*.whl")
         return Path(shutil.copy(wheel, folder)), Path(shutil.copy(sdist, folder))
 
