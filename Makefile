@@ -56,7 +56,8 @@ acceptance: dev ## run the long tests against real servers: in parallel, then th
 	$(BIN)/pytest -n 2 --dist worksteal -m "acceptance and not timing" --durations=20
 	$(BIN)/pytest -m "acceptance and timing" --reruns 1 --reruns-delay 5 --durations=20
 
-long: dev       ## run the tests that measure time and load, whole: make acceptance runs a short form of some (40 minutes)
+long: dev       ## run whole what make acceptance shortens, and all other tests that measure time
+	TESTS_LONG=1 $(BIN)/pytest tests/acceptance/test_pictures.py -m "not timing"
 	TESTS_LONG=1 $(BIN)/pytest -m "acceptance and timing" --reruns 1 --reruns-delay 5 --durations=20
 
 fuzz: dev       ## send ten minutes of generated requests to every endpoint of /openapi.json

@@ -16,6 +16,7 @@ from PIL import Image
 
 from minitoolai.engines.sampling import SCHEDULERS
 from tests.support.buckets import REGION, S3Server
+from tests.support.length import length
 from tests.support.server import Account, ServerProcess
 from tests.support.studio_http import CATALOG, CREDIT, PRICE, check_image_refusal, job, poll, wait
 
@@ -49,8 +50,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def test_all_fifteen_models_record_their_parameters_with_all_eighteen_samplers(server: ServerProcess) -> None:
-    account = server.account()
-    asked = [(model, scheduler) for model in MODELS for scheduler in SCHEDULERS]
+    """The short form has a third of the pairs: five models with each sampler, and six samplers with each model."""
+    account, every = server.account(), length(3, 1)
+    pairs = [(m + s, model, scheduler) for m, model in enumerate(MODELS) for s, scheduler in enumerate(SCHEDULERS)]
+    asked = [(model, scheduler) for number, model, scheduler in pairs if number % every == 0]
     jobs = [job(account, model=m, scheduler=s, prompt="a red apple", steps=4, seed=11) for m, s in asked]
 
     def picture(one: dict[str, Any]) -> tuple[str, str]:
@@ -70,7 +73,8 @@ def test_all_fifteen_models_record_their_parameters_with_all_eighteen_samplers(s
         )
         pixels.setdefault(scheduler, set()).add(digest)
     # Each model draws in a look of its own, with every sampler.
-    assert all(len(digests) == len(MODELS) for digests in pixels.values())
+    assert len(pixels) == len(SCHEDULERS)
+    assert all(len(digests) == len(MODELS) // every for digests in pixels.values())
     assert account.settled() == CREDIT - len(asked) * PRICE
     assert server.command("audit").returncode == 0
 
