@@ -1,6 +1,5 @@
 # Run `make help` for the list of targets.
-# The Python of .venv. Without PYTHON=..., tools/choose_python.py chooses it.
-PYTHON ?=
+PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -17,16 +16,10 @@ help:           ## show this list
 
 install: $(STAMP)  ## install the program into .venv
 
-# An environment that works is kept: another Python in its place would find packages of the first one.
 $(STAMP): requirements.txt pyproject.toml
-	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
-	  python=$(or $(PYTHON),$$(python3 tools/choose_python.py)) && \
-	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "MiniToolAI needs Python 3.11 or newer. Choose one like this: make PYTHON=python3.12 install")' && \
-	  echo "creating $(VENV) with $$($$python --version)" && \
-	  $$python -m venv --clear $(VENV); \
-	else \
-	  [ -z "$(PYTHON)" ] || echo "keeping $(VENV) with $$($(BIN)/python --version); make clean removes it"; \
-	fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "MiniToolAI needs Python 3.11 or newer. Choose one like this: make PYTHON=python3.12 install")'
+	@echo "creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) "packages" --no-deps --require-hashes -r requirements.txt
 	@$(PIP) "minitoolai" --no-deps --no-build-isolation -e .
 	@touch $@

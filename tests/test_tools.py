@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tools import choose_python, house, install
-from tools.choose_python import Python
+from tools import house, install
 
 ROOT = Path(__file__).parent.parent
 PIP = """\
@@ -56,58 +55,6 @@ def test_a_failed_installation_shows_what_pip_said_without_the_address_of_the_in
     assert "No matching distribution found for no-such-package-here" in done.stderr
     assert "packages: pip failed with status 1" in done.stderr
     assert "://" not in done.stdout + done.stderr
-
-
-# ── the Python of .venv ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def taken(*found: Python) -> tuple[str, str]:
-    """Return the path of the Python that is taken of these, and why."""
-    python, why = choose_python.choose(choose_python.of_one_version(list(found)))
-    return python.path, why
-
-
-ON_PATH = Python("python3", "/pyenv/python3", (3, 11, 7), 25.0)
-
-
-def test_a_faster_python_of_the_same_version_is_taken() -> None:
-    faster = Python("/usr/bin/python3", "/usr/bin/python3", (3, 11, 2), 17.5)
-    assert taken(ON_PATH, faster) == ("/usr/bin/python3", "1.43 times as fast as /pyenv/python3")
-
-
-def test_python3_on_path_is_taken_if_others_are_hardly_faster_or_of_another_version() -> None:
-    hardly = Python("/usr/bin/python3", "/usr/bin/python3", (3, 11, 2), 23.0)
-    other = Python("/usr/bin/python3", "/usr/bin/python3", (3, 13, 0), 9.0)
-    assert taken(ON_PATH) == taken(ON_PATH, other)
-    assert taken(ON_PATH, other)[0] == taken(ON_PATH, hardly)[0] == "/pyenv/python3"
-
-
-def test_without_a_usable_python3_the_oldest_version_that_can_be_used_is_taken() -> None:
-    newer = Python("python3.13", "/usr/bin/python3.13", (3, 13, 0), 9.0)
-    older = Python("python3.11", "/usr/bin/python3.11", (3, 11, 2), 17.0)
-    assert taken(newer, older) == ("/usr/bin/python3.11", "python3 on PATH cannot be used")
-
-
-def test_each_python_is_run_and_found_once(tmp_path: Path) -> None:
-    (tmp_path / "again").symlink_to(sys.executable)
-    found, unfit = choose_python.survey([sys.executable, str(tmp_path / "again"), str(tmp_path / "none")])
-    assert ([python.version for python in found], unfit) == ([sys.version_info[:3]], {})
-    assert 0 < found[0].work_ms < 10_000
-
-
-def test_a_python_that_is_too_old_or_lacks_a_module_is_refused_with_the_reason(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, program in (
-        ("old", "echo '[[3, 8, 18], \"/old\", 9.0]'"),
-        ("bare", "echo 'No module named ssl' >&2; exit 1"),
-    ):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{program}\n")
-        (tmp_path / name).chmod(0o755)
-    assert choose_python.main([str(tmp_path / "old"), str(tmp_path / "bare")]) == 1
-    out, err = capsys.readouterr()
-    assert (out, "old: 3.8.18: older than 3.11" in err, "bare: No module named ssl" in err) == ("", True, True)
-    assert "make PYTHON=python3.12 install" in err
 
 
 # ── make house ────────────────────────────────────────────────────────────────────────────────────────────

@@ -38,11 +38,10 @@ def _piece() -> None:
     """Do what a request does, again and again: plain Python above all, some JSON and SQL, and bytes."""
     rows = []
     for number in range(24_000):
-        fields = {"id": number, "tokens": number % 7, "cost": number * 600 + 150}
-        name = f"model {fields['tokens']}"
+        fields = {"id": number, "name": f"model {number % 7}", "cost": number * 600 + 150}
         if fields["cost"] % 3:
-            fields["cost"] += len(name.split(" ", 1)[0])
-        rows.append((fields["id"], name, fields["cost"]))
+            fields["cost"] += len(str(fields["name"]).split(" ", 1)[0])
+        rows.append((fields["id"], fields["name"], fields["cost"]))
     for _ in range(120):
         json.loads(json.dumps([{"role": "user", "content": "Hello", "rows": row} for row in rows[:40]]))
     connection = sqlite3.connect(":memory:")
