@@ -244,7 +244,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(jobs.count_workers, now).add(jobs.expired_leases, now).add(jobs.find, 6).add(jobs.jobs_waiting_since, now)
     c.add(jobs.register_worker, "w", {}, now).add(jobs.renew_leases, [jobs.LeaseRenewal(6, 1, 1)], now)
     c.add(jobs.write_steps, "w", {6: 1}).add(jobs.fleet, "w", now).add(jobs.mark_vanished, ["w"], now)
-    c.add(jobs._step_of, "w", 6).add(jobs.running_on, ["w", "v"])
+    c.add(jobs.forget_losses, 6, 1).add(jobs._step_of, "w", 6).add(jobs.running_on, ["w", "v"])
     wanted = shared_limits.Draw("name", 1, 1, 60, 60_000_000)
     c.add(shared_limits.draw, wanted, now * 1000).add(shared_limits.refill, "name")
     c.add(shared_limits.full_us_of, ["name", "other"])
