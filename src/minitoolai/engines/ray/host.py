@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from asyncio import StreamReader, StreamWriter
 from functools import partial
 from typing import Any
@@ -22,6 +21,7 @@ from minitoolai.engines.child_process import FRAME_HEADER, to_frame
 from minitoolai.engines.host import HostClient
 from minitoolai.engines.ray.cluster import is_alive
 from minitoolai.engines.ray.relay import Health, Relay, RelayOffer
+from minitoolai.engines.servers import connect
 from minitoolai.engines.supervision import Supervised
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class RayHost(Supervised):
             if offer.version != __version__:
                 raise EngineError(f"{self.name}: a machine has minitoolai {offer.version}, this one {__version__}")
             async with asyncio.timeout(CONNECT_S):
-                stream, self._writer = await _connect(offer.host, offer.port)
+                stream, self._writer = await connect(offer.host, offer.port)
             self._writer.write(offer.secret)
             self.pid = await _answer(actor.start.remote())
         except RayError as error:
@@ -197,17 +197,3 @@ def _kill(actor: Any) -> None:
 
 async def _answer(reference: Any) -> Any:
     return await reference
-
-
-async def _connect(host: str, port: int) -> tuple[StreamReader, StreamWriter]:
-    """Connect to an IP address."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    connection = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        connection.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(connection, (host, port))
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except BaseException:
-        connection.close()
-        raise
-    return await asyncio.open_connection(sock=connection)

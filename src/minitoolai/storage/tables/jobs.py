@@ -132,8 +132,9 @@ def waiting(
     listed = ",".join("?" * len(models))
     bound = " AND (turn, created_ms, id) >= (?, ?, ?)" if since else ""
     rows = connection.execute(
-        "SELECT id, account_id, model, size, turn, failures + losses, created_ms FROM generations WHERE state = 'queued'"
-        f" AND kind = 'image' AND engine = ? AND model IN ({listed}){bound} {_QUEUE_ORDER} LIMIT ?",
+        "SELECT id, account_id, model, size, turn, failures + losses, created_ms FROM generations"
+        f" WHERE state = 'queued' AND kind = 'image' AND engine = ? AND model IN ({listed}){bound}"
+        f" {_QUEUE_ORDER} LIMIT ?",
         (engine, *models, *(since or ()), limit),
     )
     return [WaitingJob(*row) for row in rows]
