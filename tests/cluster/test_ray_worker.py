@@ -4,14 +4,44 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import requests
 
-from tests.cluster.ray_proof import Figures, Site, disturb, examine, site
+from tests.cluster.ray_proof import PLACED, Figures, Site, disturb, examine, site
 from tests.cluster.test_workers import health_url
 from tests.support.gallery import PRICE
-from tests.support.server import PROGRAM
+from tests.support.server import PROGRAM, Account
+from tests.support.small_model import small_model_file
 from tests.support.waiting import eventually
+
+#: A voice and a language model are placed as well.
+SERVERS = f"""
+[engines.tone]
+kind = "fake"
+model = "tone-1"
+placement = "ray"
+
+[speech.tone]
+price = "15.00"
+max_characters = 2000
+voice = "tone"
+voices = [{{ id = "tone", engine = "tone", language = "*", licence = "none" }}]
+
+[engines.small]
+kind = "llama"
+model = "small-1"
+file = "{small_model_file()}"
+context = 512
+placement = "ray"
+
+[chat.small]
+input = "0.15"
+output = "0.60"
+context = 512
+max_output = 64
+engines = ["small"]
+"""
 
 
 def libraries(pid: int) -> str:
@@ -20,8 +50,11 @@ def libraries(pid: int) -> str:
 
 
 def test_a_lost_machine_fails_no_job_and_a_server_never_loads_ray() -> None:
-    with site(2, MINITOOLAI_METRICS_LISTEN="127.0.0.1:0") as shop:
-        account = shop.server.account("10")
+    # Each machine has room for all copies and servers.
+    env = {"MINITOOLAI_METRICS_LISTEN": "127.0.0.1:0", "MINITOOLAI_LLAMA_THREADS": "1"}
+    with site(2, PLACED + SERVERS, cpus=5, **env) as shop:
+        account, other = shop.server.account("10"), shop.server.account("10")
+        check_servers(other)
         for n in range(10):
             shop.ask(account, prompt=f"{n}", steps=8)
         eventually(lambda: shop.running() == 10, within_s=60)
@@ -32,6 +65,7 @@ def test_a_lost_machine_fails_no_job_and_a_server_never_loads_ray() -> None:
         shop.ray.nodes[0].kill()
         figures = Figures()
         examine(shop, figures)
+        check_servers(other)
         assert figures.violations == []
         assert figures.rows == {"jobs lost": "0", "jobs charged twice": "0"}
         again, failures = shop.rows("SELECT sum(attempt - 1), max(failures) FROM generations")[0]
@@ -41,7 +75,19 @@ def test_a_lost_machine_fails_no_job_and_a_server_never_loads_ray() -> None:
         assert "_raylet" in libraries(shop.worker.pid)
         assert "_raylet" not in libraries(shop.server.pid)
         said = doctor(shop)
-        assert f"ok     Ray: 3 machines, 2 CPUs, 0 GPUs at {shop.ray.address}; a wrong token is refused" in said, said
+        assert f"ok     Ray: 3 machines, 5 CPUs, 0 GPUs at {shop.ray.address}; a wrong token is refused" in said, said
+
+
+def check_servers(account: Account) -> None:
+    """Wait until a voice speaks and a language model answers, wherever they are now."""
+    speech = {"model": "tone", "input": "hello", "voice": "tone", "response_format": "wav"}
+    chat = {"model": "small", "messages": [{"role": "user", "content": "word"}], "max_completion_tokens": 4}
+
+    def works(path: str, body: dict[str, Any]) -> bool:
+        return requests.post(account.server.url + path, json=body, headers=account.headers, timeout=30).ok
+
+    eventually(lambda: works("/v1/audio/speech", speech), within_s=60, every_s=0.2)
+    eventually(lambda: works("/v1/chat/completions", chat), within_s=60, every_s=0.2)
 
 
 def test_no_job_is_lost_or_paid_twice_while_everything_is_killed_once() -> None:
