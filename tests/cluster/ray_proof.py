@@ -242,7 +242,7 @@ def disturb(shop: Site, figures: Figures, *, seconds: float, jobs: int, seed: in
     actions = [node_killed, worker_killed, node_cut_off, database_restarted, head_killed]
     turn = 0
     while turn < len(actions) if once else time.monotonic() < over_s:
-        time.sleep(draw.uniform(1, 2 if once else 6))
+        time.sleep(draw.uniform(0.5, 1) if once else draw.uniform(1, 6))
         _keep_alive(shop)
         action = actions[turn % len(actions)]
         turn += 1
