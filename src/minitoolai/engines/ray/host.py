@@ -76,11 +76,13 @@ class RayHost(Supervised):
 
     async def _start_once(self) -> None:
         await self._release()
-        self._actor = actor = await PLACEMENT.run(self._create)
+        where = "the cluster"
         try:
+            self._actor = actor = await PLACEMENT.run(self._create)
             offer = await self._placed(actor)
             if offer.version != __version__:
                 raise EngineError(f"{self.name}: a machine has minitoolai {offer.version}, this one {__version__}")
+            where = f"{offer.host}:{offer.port}"
             async with asyncio.timeout(CONNECT_S):
                 stream, self._writer = await connect(offer.host, offer.port)
             self._writer.write(offer.secret)
@@ -89,7 +91,6 @@ class RayHost(Supervised):
             reason = str(error).strip().rpartition("\n")[2].strip()[:300]
             raise EngineError(f"{self.name} could not be placed: {type(error).__name__}: {reason}") from error
         except (OSError, TimeoutError) as error:
-            where = f"{offer.host}:{offer.port}"
             raise EngineError(f"{self.name}: no connection to its machine at {where}: {error}") from error
         self._node_id, self._cpu_s = offer.node_id, 0.0
         self._reader = asyncio.create_task(self._read_events(actor, stream))
@@ -160,7 +161,7 @@ class RayHost(Supervised):
         except ActorUnavailableError:
             how = "was lost: its machine cannot be reached"
         except RayError as error:
-            is_lost = not await PLACEMENT.run(partial(is_alive, self._node_id))
+            is_lost = await PLACEMENT.run(partial(_is_lost, self._node_id))
             how = f"{'was lost with its machine' if is_lost else 'ended with its actor'} ({type(error).__name__})"
         finally:
             reading.cancel()
@@ -185,6 +186,15 @@ class RayHost(Supervised):
             async with asyncio.timeout(SILENCE_S):
                 health: Health = await _answer(actor.look.remote())
             self._cpu_s, self._memory = health.cpu_s, health.memory
+
+
+def _is_lost(node: str) -> bool:
+    try:
+        return not is_alive(node)
+    except RayError as error:
+        # The head is away as well, so it is not known, and no image is at fault.
+        log.info("the nodes of the cluster are unknown: %s", type(error).__name__)
+        return True
 
 
 def _kill(actor: Any) -> None:
