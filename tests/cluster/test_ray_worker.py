@@ -13,6 +13,7 @@ import requests
 from tests.cluster.ray_proof import PLACED, Figures, Site, disturb, examine, replace_node, site
 from tests.cluster.test_workers import health_url
 from tests.support.gallery import PRICE
+from tests.support.ray_cluster import RayNode
 from tests.support.server import PROGRAM, Account
 from tests.support.small_model import small_model_file
 from tests.support.waiting import eventually
@@ -69,6 +70,8 @@ def test_a_lost_machine_fails_no_job_and_a_server_never_loads_ray(shop: Site) ->
     assert wanted == 3
     assert 3 >= running >= 2
     assert capacity == 4 * running
+    # A machine that draws.
+    shop.ray.nodes.sort(key=lambda node: "engines.images.child" not in commands(node))
     shop.ray.nodes[0].kill()
     figures = Figures()
     examine(shop, figures)
@@ -85,6 +88,11 @@ def test_a_lost_machine_fails_no_job_and_a_server_never_loads_ray(shop: Site) ->
     assert f"ok     Ray: 3 machines, 5 CPUs, 0 GPUs at {shop.ray.address}; a wrong token is refused" in said, said
     assert "FAULT" not in said, said
     replace_node(shop)
+
+
+def commands(node: RayNode) -> str:
+    """Return the command lines of all processes of a machine."""
+    return " ".join(Path(f"/proc/{pid}/cmdline").read_text() for pid in node.pids)
 
 
 def check_servers(account: Account) -> None:
