@@ -116,6 +116,21 @@ def test_the_contract_of_servers(cluster: RayCluster, test: Callable[[], None]) 
     test()
 
 
+def test_an_actor_that_does_not_begin_is_asked_for_again(cluster: RayCluster) -> None:
+    from minitoolai.engines.ray.host import RayHost
+
+    class HastyHost(RayHost):
+        ask_again_s = 0.02
+
+    async def test() -> None:
+        server = servers.PlacedServer("tone", "minitoolai.engines.speech.outlet", make_host=HastyHost)
+        await asyncio.wait_for(server.start(), 30)
+        assert server.offer is not None
+        await server.stop()
+
+    asyncio.run(test())
+
+
 def test_nobody_joins_without_the_token(cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     from minitoolai.engines.ray import cluster as joined
 

@@ -64,7 +64,7 @@ def test_a_lost_machine_fails_no_job_and_a_server_never_loads_ray(shop: Site) ->
     account, other = shop.server.account("10"), shop.server.account("10")
     check_servers(other)
     for n in range(10):
-        shop.ask(account, prompt=f"{n}", steps=4)
+        shop.ask(account, prompt=f"{n}", steps=8)
     eventually(lambda: shop.running() == 10, within_s=60, every_s=0.05)
     wanted, running, capacity = placed(shop)
     assert wanted == 3

@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S, SILENCE_S = 1.0, 8.0
 #: Connect to the machine of a new actor within this time.
 CONNECT_S = 10.0
-#: Say in the log that no machine has room after this long. The cluster's autoscaler sees it immediately.
-PENDING_AFTER_S = 15.0
+#: Say in the log that no machine has room after this long, and ask again; the next times each after twice as long. The
+#: cluster's autoscaler sees it immediately.
+ASK_AGAIN_S, LONGEST_ASK_S = 30.0, 300.0
 #: Calls that one relay serves at the same time: a look must not wait for another call.
 CALLS = 8
 
@@ -41,6 +42,7 @@ class RayHost(Supervised):
 
     is_background = False
     is_remote = True
+    ask_again_s = ASK_AGAIN_S
 
     def __init__(self, name: str, module: str, client: HostClient, rows: int = 1, *, gpus: float = 0.0) -> None:
         super().__init__(name)
@@ -78,8 +80,7 @@ class RayHost(Supervised):
         await self._release()
         where = "the cluster"
         try:
-            self._actor = actor = await PLACEMENT.run(self._create)
-            offer = await self._placed(actor)
+            actor, offer = await self._placed()
             if offer.version != __version__:
                 raise EngineError(f"{self.name}: a machine has minitoolai {offer.version}, this one {__version__}")
             where = f"{offer.host}:{offer.port}"
@@ -109,14 +110,27 @@ class RayHost(Supervised):
         }
         return ray.remote(Relay).options(**options).remote(self._module)
 
-    async def _placed(self, actor: Any) -> RelayOffer:
-        starting = asyncio.ensure_future(_answer(actor.offer.remote()))
-        done, _ = await asyncio.wait([starting], timeout=PENDING_AFTER_S)
-        if not done:
+    async def _placed(self) -> tuple[Any, RelayOffer]:
+        """Return an actor that a machine has room for, and where it listens.
+
+        Ask for another one from time to time: an actor that waits while the head is lost may wait for ever.
+        """
+        wait_s = self.ask_again_s
+        while True:
+            self._actor = actor = await PLACEMENT.run(self._create)
+            starting = asyncio.ensure_future(_answer(actor.offer.remote()))
+            try:
+                done, _ = await asyncio.wait([starting], timeout=wait_s)
+            finally:
+                if not starting.done():
+                    starting.cancel()
+            if done:
+                offer: RelayOffer = starting.result()
+                return actor, offer
             needs = f"{self._gpus:g} GPU" if self._gpus else "a CPU"
             log.warning("%s waits for a machine of the Ray cluster with %s", self.name, needs)
-        offer: RelayOffer = await starting
-        return offer
+            await PLACEMENT.run(partial(_kill, actor))
+            wait_s = min(2 * wait_s, LONGEST_ASK_S)
 
     async def _wait_for_end(self) -> str | None:
         reader = self._reader
