@@ -1,6 +1,6 @@
 """Servers on a cluster: the worker that placed them publishes their addresses, and every `serve` follows them.
 
-The database is between the two, so that `serve` needs no connection to the cluster. What is published lasts as long as
+The database is between the two, so that `serve` needs no connection to the cluster. An entry lasts as long as
 its worker reports.
 """
 

@@ -31,7 +31,7 @@ LOOPBACK = "127.0.0.1"
 #: CPU time for loading, or time without any, after which a server counts as hanging: large weights take minutes.
 LOAD_S = 600.0
 CHECK_EVERY_S = 1.0
-#: Connect within this time. A connection whose other side is silently lost ends after SILENCE_S.
+#: Connect within this time. One with a silently lost other side ends after SILENCE_S.
 CONNECT_S, SILENCE_S = 10.0, 8
 #: Wait this long for the secret of a new connection.
 SECRET_S = 2.0
@@ -46,7 +46,7 @@ class ServerOffer(NamedTuple):
 
 
 class UsesServers(Protocol):
-    """An engine of `serve` whose work is done by placed servers."""
+    """An engine of `serve` that uses placed servers."""
 
     def set_servers(self, offers: list[ServerOffer]) -> None:
         """Use these servers from now on, and no others."""
@@ -137,7 +137,7 @@ async def _read_exactly(connection: socket.socket, size: int) -> bytes:
 
 
 def notice_silence(connection: Any) -> None:
-    """End a connection whose other side is silently lost, after SILENCE_S."""
+    """End a connection SILENCE_S after its other side was silently lost."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if sys.platform == "linux":
         for option, value in (

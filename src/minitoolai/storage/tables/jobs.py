@@ -46,7 +46,7 @@ def load_queues(connection: Connection, operations: Sequence[Operation], state: 
 
 
 def save_requeued(connection: Connection, state: LedgerState) -> None:
-    """Write jobs whose attempt ended without a result, before the jobs that ended in the same batch."""
+    """Write jobs that have lost an attempt without a result, before the jobs that ended in the same batch."""
     changed = [
         (job.state, job.failures, job.losses, job.lease_until_ms, key, job.attempt)
         for key, job in state.jobs.items()
