@@ -194,6 +194,7 @@ class Server:
             asyncio.create_task(services.archive_keeper.run()),
             asyncio.create_task(services.plan_keeper.run()),
             asyncio.create_task(services.images.worker.run()),
+            asyncio.create_task(services.follower.run()),
             asyncio.create_task(services.responses.run()),
             asyncio.create_task(services.images.sweeper.run()),
             asyncio.create_task(services.images.webhooks.run()),

@@ -35,6 +35,7 @@ from minitoolai.engines.factory import (
     make_concurrency_limits,
     make_engine,
     make_engines,
+    make_placed_servers,
     make_speech_engines,
 )
 from minitoolai.engines.protocols import ChatEngine, SpeechEngine
@@ -46,6 +47,7 @@ from minitoolai.ledger.rules import decide
 from minitoolai.observability.metrics import MetricSources
 from minitoolai.observability.tracing import Tracing, make_tracing
 from minitoolai.paths import catalog_path, database_url, load_secret_keys
+from minitoolai.placing import ServerFollower, ServerPublisher
 from minitoolai.portal.site import Site, build_site
 from minitoolai.settings import Settings
 from minitoolai.speech.service import SpeechService
@@ -86,6 +88,9 @@ class Services:
     #: None if tracing is off.
     tracing: Tracing | None
     shared: SharedServices
+    #: The servers that this worker places on a cluster, and those that this server uses.
+    publisher: ServerPublisher
+    follower: ServerFollower
 
     @property
     def bodies(self) -> BodyKeeper:
@@ -257,4 +262,6 @@ def build(settings: Settings) -> Services:
         catalog_reload=reload,
         tracing=tracing,
         shared=shared,
+        publisher=ServerPublisher(make_placed_servers(catalog, settings), writer, images.worker.state.name),
+        follower=ServerFollower(database, clock, engines, speech_engines),
     )

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import requests
 
-from minitoolai.billing.job_leases import MAX_FAILURES
+from minitoolai.billing.job_leases import MAX_LOSSES
 from minitoolai.chat.stored.items import parse_response_name
 from minitoolai.storage.tables import responses
 from tests.support import catalogs, manners
@@ -144,12 +144,12 @@ def test_kills_at_any_moment_lose_and_repeat_nothing(server: ServerProcess, upst
         assert get(account, response["id"]).json() == response
     ends = {name: finished(account, name) for name in accepted}
     failed = [name for name, response in ends.items() if response["status"] != "completed"]
-    # A response that was interrupted in three rounds has failed, and costs nothing.
+    # A response that was lost in six rounds in a row has failed, and costs nothing.
     for name in failed:
         assert ends[name]["error"]["message"].endswith("(interrupted).")
         assert server.read(lambda c, name=name: c.execute(
-            "SELECT failures FROM generations WHERE id = ?", (_number(name),)
-        )) <= [(MAX_FAILURES,)]  # fmt: skip
+            "SELECT losses FROM generations WHERE id = ?", (_number(name),)
+        )) <= [(MAX_LOSSES,)]  # fmt: skip
         assert server.transfers_of(f"gen-{name[5:]}") == []
     for name in set(accepted) - set(failed):
         assert server.transfers_of(f"gen-{name[5:]}") == [COST]

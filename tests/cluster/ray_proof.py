@@ -81,11 +81,11 @@ class Figures:
 class Site:
     """A shop whose images are drawn on a Ray cluster."""
 
-    def __init__(self, folder: Path, cluster: Cluster, ray: RayCluster, env: dict[str, str]) -> None:
+    def __init__(self, folder: Path, cluster: Cluster, ray: RayCluster, env: dict[str, str], catalog: str) -> None:
         self.ray, self.database = ray, cluster
         own = {"MINITOOLAI_IMAGE_ROWS": str(ROWS), "MINITOOLAI_IMAGE_QUEUE_WITHOUT_WORKERS": "1"}
         own |= {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create()), "MINITOOLAI_IMAGE_QUEUE": "1000"}
-        self.server = ServerProcess(folder, catalog=PLACED, env=own).start()
+        self.server = ServerProcess(folder, catalog=catalog, env=own).start()
         self.worker = WorkerProcess(self.server, ray=ray.address, **ray.env, **env)
         self.worker.start()
         self.acknowledged: set[int] = set()
@@ -112,13 +112,13 @@ class Site:
 
 
 @contextmanager
-def site(nodes: int = NODES, **env: str) -> Iterator[Site]:
+def site(nodes: int = NODES, catalog: str = PLACED, cpus: int = 2, **env: str) -> Iterator[Site]:
     """Start PostgreSQL, a Ray cluster, a server and a worker."""
     with tempfile.TemporaryDirectory() as folder, running_cluster() as cluster:
         ray = RayCluster()
         try:
-            ray.add_nodes(nodes, cpus=2)
-            opened = Site(Path(folder), cluster, ray, env)
+            ray.add_nodes(nodes, cpus)
+            opened = Site(Path(folder), cluster, ray, env, catalog)
             try:
                 yield opened
             finally:
@@ -242,7 +242,7 @@ def disturb(shop: Site, figures: Figures, *, seconds: float, jobs: int, seed: in
     actions = [node_killed, worker_killed, node_cut_off, database_restarted, head_killed]
     turn = 0
     while turn < len(actions) if once else time.monotonic() < over_s:
-        time.sleep(draw.uniform(1, 2 if once else 6))
+        time.sleep(draw.uniform(0.5, 1) if once else draw.uniform(1, 6))
         _keep_alive(shop)
         action = actions[turn % len(actions)]
         turn += 1

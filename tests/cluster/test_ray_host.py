@@ -14,6 +14,7 @@ import pytest
 from minitoolai.core.errors import EngineError, EngineLost, SettingsError
 from minitoolai.engines.speech.messages import Begin, LoadVoices, Reply, Speak
 from minitoolai.engines.speech.pool import VoiceChild
+from tests.engines import test_servers as servers
 from tests.engines.images import test_process as contract
 from tests.engines.images.test_process import EngineProcess, colour, ignore, request, until_up, with_engine
 from tests.support.ray_cluster import RayCluster
@@ -34,6 +35,7 @@ def cluster() -> Iterator[RayCluster]:
 
             joined.connect(started.address)
             patch.setattr(contract.Place, "make_host", RayHost)
+            patch.setattr(servers.Place, "make_host", RayHost)
             yield started
             joined.disconnect()
         finally:
@@ -100,6 +102,33 @@ def test_a_voice_speaks_from_another_machine(cluster: RayCluster) -> None:
     here = asyncio.run(speak(VoiceChild("tone", load)))
     assert there == here
     assert here.samples > 0
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        servers.test_voices_speak_behind_a_server_as_beside_this_process,
+        servers.test_a_server_that_cannot_load_says_why,
+        servers.test_a_language_model_answers_from_a_placed_server,
+    ],
+)
+def test_the_contract_of_servers(cluster: RayCluster, test: Callable[[], None]) -> None:
+    test()
+
+
+def test_an_actor_that_does_not_begin_is_asked_for_again(cluster: RayCluster) -> None:
+    from minitoolai.engines.ray.host import RayHost
+
+    class HastyHost(RayHost):
+        ask_again_s = 0.02
+
+    async def test() -> None:
+        server = servers.PlacedServer("tone", "minitoolai.engines.speech.outlet", make_host=HastyHost)
+        await asyncio.wait_for(server.start(), 30)
+        assert server.offer is not None
+        await server.stop()
+
+    asyncio.run(test())
 
 
 def test_nobody_joins_without_the_token(cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 import requests
 
-from tests.cluster.ray_proof import Figures, Site, disturb, examine, site
+from tests.cluster.ray_proof import PLACED, Figures, Site, disturb, examine, replace_node, site
 from tests.cluster.test_workers import health_url
 from tests.support.gallery import PRICE
-from tests.support.server import PROGRAM
+from tests.support.ray_cluster import RayNode
+from tests.support.server import PROGRAM, Account
+from tests.support.small_model import small_model_file
 from tests.support.waiting import eventually
+
+#: A voice and a language model are placed as well.
+SERVERS = f"""
+[engines.tone]
+kind = "fake"
+model = "tone-1"
+placement = "ray"
+
+[speech.tone]
+price = "15.00"
+max_characters = 2000
+voice = "tone"
+voices = [{{ id = "tone", engine = "tone", language = "*", licence = "none" }}]
+
+[engines.small]
+kind = "llama"
+model = "small-1"
+file = "{small_model_file()}"
+context = 512
+placement = "ray"
+
+[chat.small]
+input = "0.15"
+output = "0.60"
+context = 512
+max_output = 64
+engines = ["small"]
+"""
 
 
 def libraries(pid: int) -> str:
@@ -19,43 +52,73 @@ def libraries(pid: int) -> str:
     return Path(f"/proc/{pid}/maps").read_text()
 
 
-def test_a_lost_machine_fails_no_job_and_a_server_never_loads_ray() -> None:
-    with site(2, MINITOOLAI_METRICS_LISTEN="127.0.0.1:0") as shop:
-        account = shop.server.account("10")
-        for n in range(10):
-            shop.ask(account, prompt=f"{n}", steps=8)
-        eventually(lambda: shop.running() == 10, within_s=60)
-        wanted, running, capacity = placed(shop)
-        assert wanted == 3
-        assert 3 >= running >= 2
-        assert capacity == 4 * running
-        shop.ray.nodes[0].kill()
-        figures = Figures()
-        examine(shop, figures)
-        assert figures.violations == []
-        assert figures.rows == {"jobs lost": "0", "jobs charged twice": "0"}
-        again, failures = shop.rows("SELECT sum(attempt - 1), max(failures) FROM generations")[0]
-        # Drawn again, which is no failure.
-        assert (again > 0, failures) == (True, 0)
-        assert account.settled() == 10_000_000_000 - 10 * PRICE
-        assert "_raylet" in libraries(shop.worker.pid)
-        assert "_raylet" not in libraries(shop.server.pid)
-        said = doctor(shop)
-        assert f"ok     Ray: 3 machines, 2 CPUs, 0 GPUs at {shop.ray.address}; a wrong token is refused" in said, said
+@pytest.fixture(scope="module")
+def shop() -> Iterator[Site]:
+    """A shop on a cluster of two machines, each with room for all copies and servers."""
+    env = {"MINITOOLAI_METRICS_LISTEN": "127.0.0.1:0", "MINITOOLAI_LLAMA_THREADS": "1"}
+    with site(2, PLACED + SERVERS, cpus=5, **env) as opened:
+        yield opened
 
 
-def test_no_job_is_lost_or_paid_twice_while_everything_is_killed_once() -> None:
-    """The short form of `python -m tests.cluster.ray_proof`."""
+def test_a_lost_machine_fails_no_job_and_a_server_never_loads_ray(shop: Site) -> None:
+    account, other = shop.server.account("10"), shop.server.account("10")
+    check_servers(other)
+    for n in range(10):
+        shop.ask(account, prompt=f"{n}", steps=8)
+    eventually(lambda: shop.running() == 10, within_s=60, every_s=0.05)
+    wanted, running, capacity = placed(shop)
+    assert wanted == 3
+    assert 3 >= running >= 2
+    assert capacity == 4 * running
+    # A machine that draws.
+    shop.ray.nodes.sort(key=lambda node: "engines.images.child" not in commands(node))
+    shop.ray.nodes[0].kill()
     figures = Figures()
-    with site(2) as shop:
-        disturb(shop, figures, seconds=20, jobs=30, once=True)
-        examine(shop, figures)
+    examine(shop, figures)
+    check_servers(other)
+    assert figures.violations == []
+    assert figures.rows == {"jobs lost": "0", "jobs charged twice": "0"}
+    again, failures = shop.rows("SELECT sum(attempt - 1), max(failures) FROM generations")[0]
+    # Drawn again, which is no failure.
+    assert (again > 0, failures) == (True, 0)
+    assert account.settled() == 10_000_000_000 - 10 * PRICE
+    assert "_raylet" in libraries(shop.worker.pid)
+    assert "_raylet" not in libraries(shop.server.pid)
+    said = doctor(shop)
+    assert f"ok     Ray: 3 machines, 5 CPUs, 0 GPUs at {shop.ray.address}; a wrong token is refused" in said, said
+    assert "FAULT" not in said, said
+    replace_node(shop)
+
+
+def commands(node: RayNode) -> str:
+    """Return the command lines of all processes of a machine."""
+    return " ".join(Path(f"/proc/{pid}/cmdline").read_text() for pid in node.pids)
+
+
+def check_servers(account: Account) -> None:
+    """Wait until a voice speaks and a language model answers, wherever they are now."""
+    speech = {"model": "tone", "input": "hello", "voice": "tone", "response_format": "wav"}
+    chat = {"model": "small", "messages": [{"role": "user", "content": "word"}], "max_completion_tokens": 4}
+
+    def works(path: str, body: dict[str, Any]) -> bool:
+        return requests.post(account.server.url + path, json=body, headers=account.headers, timeout=30).ok
+
+    eventually(lambda: works("/v1/audio/speech", speech), within_s=60, every_s=0.2)
+    eventually(lambda: works("/v1/chat/completions", chat), within_s=60, every_s=0.2)
+
+
+def test_no_job_is_lost_or_paid_twice_while_everything_is_killed_once(shop: Site) -> None:
+    """The short form of `python -m tests.cluster.ray_proof`."""
+    figures, before = Figures(), len(shop.acknowledged)
+    disturb(shop, figures, seconds=12, jobs=30, once=True)
+    examine(shop, figures)
+    check_servers(shop.server.account("10"))
     print(f"{figures.counts} after {figures.events}")
     assert figures.violations == []
     assert figures.rows == {"jobs lost": "0", "jobs charged twice": "0"}
     assert set(figures.events.values()) == {1}
     assert len(figures.events) == 5
-    assert figures.counts == {"succeeded": 30}
+    assert figures.counts == {"succeeded": before + 30}
 
 
 def placed(shop: Site) -> tuple[int, int, int]:

@@ -73,7 +73,7 @@ def test_jobs_of_a_killed_worker_are_queued_again_within_3_s(tmp_path: Path, clu
         with workers(server, {}):
             settle_jobs(server, within_s=60)
         rows = server.read(lambda c: c.execute(ROWS))
-        assert [row[1:4] for row in rows] == [("succeeded", 2, 1)] * 8
+        assert [row[1:4] for row in rows] == [("succeeded", 2, 0)] * 8
         assert account.settled() == 10_000_000_000 - 8 * 1_500_000
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from minitoolai.billing.job_leases import MAX_LOSSES
 from minitoolai.core.errors import (
     EngineError,
     EngineLost,
@@ -58,6 +59,19 @@ def test_a_job_that_lost_its_machine_is_handed_back_and_has_not_failed(books: Te
         job = await studio.submit(books.account(PRICE), "a dog", seed=5)
         assert (await studio.end(job)).state == "succeeded"
         assert studio.row(job) == ("succeeded", 6, 0, PRICE)
+
+    Studio(books, tmp_path).run(test)
+
+
+def test_a_job_that_loses_each_of_its_machines_fails_at_last(books: TemporaryBooks, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        lost = (EngineLost("its machine is gone", under_way=True) for _ in range(MAX_LOSSES))
+        studio.engine.behavior = failing(*lost)
+        account = books.account(PRICE)
+        ended = await studio.end(job := await studio.submit(account))
+        assert (ended.state, ended.error_code) == ("failed", "interrupted")
+        assert studio.row(job) == ("failed", MAX_LOSSES, 0, 0)
+        assert books.money(account) == Balance(PRICE, 0)
 
     Studio(books, tmp_path).run(test)
 

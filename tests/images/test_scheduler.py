@@ -18,8 +18,8 @@ from tests.support.books import FixedClock, TemporaryBooks
 from tests.support.studio import PRICE, ScriptedEngine, Studio, claimed_job
 
 
-def job(number: int, model: str = "a", *, turn: int | None = None, failures: int = 0) -> WaitingJob:
-    return WaitingJob(number, 1000 + number, model, "256x256", number if turn is None else turn, failures, number)
+def job(number: int, model: str = "a", *, turn: int | None = None, setbacks: int = 0) -> WaitingJob:
+    return WaitingJob(number, 1000 + number, model, "256x256", number if turn is None else turn, setbacks, number)
 
 
 def batch(waiting: list[WaitingJob], **overrides: Any) -> list[int]:
@@ -51,7 +51,7 @@ def test_matching_jobs_join_a_running_batch_until_the_head_has_waited_enough() -
 
 
 def test_a_suspect_runs_alone() -> None:
-    suspect = job(1, failures=2)
+    suspect = job(1, setbacks=2)
     assert batch([suspect, job(2)]) == [1]
     assert batch([job(0), suspect, job(2)]) == [0, 2]
     assert batch([suspect, job(2)], running_keys={"a"}) == [2]

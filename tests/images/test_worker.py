@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from minitoolai.billing.job_leases import MAX_LOSSES, JobLeases
+from minitoolai.core.errors import EngineError
 from minitoolai.core.models import Balance, NewGeneration
 from minitoolai.images.worker import WATCHERS, steps_every_s
 from minitoolai.ledger.rules import decide
@@ -15,7 +18,7 @@ from minitoolai.storage.database import Connection
 from minitoolai.storage.tables import jobs, ledger
 from minitoolai.storage.tables.jobs import Fleet
 from tests.support.books import TemporaryBooks, hold, settle
-from tests.support.studio import PRICE, Gate, Studio, at_once
+from tests.support.studio import PRICE, Gate, ScriptedEngine, Studio, at_once, failing
 
 
 def test_a_stopping_worker_requeues_jobs_that_it_cannot_finish(books: TemporaryBooks, tmp_path: Path) -> None:
@@ -60,9 +63,68 @@ def test_jobs_of_a_dead_process_are_requeued_at_the_next_start(books: TemporaryB
             assert await worker.recover() == 0
             assert await worker.recover(include_unexpired=True) == 1
             assert (await studio.end(job)).state == "succeeded"
-        assert studio.row(job) == ("succeeded", 2, 1, PRICE)
+        assert studio.row(job) == ("succeeded", 2, 0, PRICE)
 
     Studio(books, tmp_path).run(test, with_worker=False)
+
+
+async def lose(studio: Studio, name: str) -> None:
+    """Queue the jobs of a worker again, as others do when it has vanished."""
+    services = studio.services
+    leases = JobLeases(
+        "image", services.database, services.writer, services.clock, services.meters,
+        jobs.expired_leases, jobs.jobs_waiting_since,
+    )  # fmt: skip
+    assert await leases.requeue_of({name}) == 1
+
+
+def test_workers_that_are_lost_while_the_store_is_away_fail_no_job(books: TemporaryBooks, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        studio.store.fault = "the bucket is away"
+        job = await studio.submit(books.account(PRICE))
+        rounds = 2 * MAX_LOSSES
+        for number in range(rounds):
+            async with studio.worker(f"worker {number}", drain_s=0.0):
+                await asyncio.wait_for(until(lambda: studio.services.outage.is_on), 5)
+                await lose(studio, f"worker {number}")
+        studio.store.fault = None
+        async with studio.worker():
+            assert (await studio.end(job)).state == "succeeded"
+        assert studio.row(job) == ("succeeded", rounds + 1, 0, PRICE)
+
+    Studio(books, tmp_path).run(test, with_worker=False)
+
+
+@pytest.mark.parametrize(("losses", "ends"), [(MAX_LOSSES - 1, "succeeded"), (MAX_LOSSES, "failed")])
+def test_a_job_that_ends_each_of_its_workers_fails_at_last_without_charge(
+    books: TemporaryBooks, tmp_path: Path, losses: int, ends: str
+) -> None:
+    async def test(studio: Studio) -> None:
+        # A failure in between uses up no loss, and a loss no failure.
+        studio.engine.behavior = failing(EngineError("one"), EngineError("two"), then=Gate().generate)
+        account = books.account(PRICE)
+        job = await studio.submit(account)
+        for number in range(losses):
+            async with studio.worker(f"worker {number}", drain_s=0.0):
+                await asyncio.wait_for(until(lambda number=number: len(studio.engine.begun) == 3 + number), 10)
+                await lose(studio, f"worker {number}")
+        studio.engine.behavior = at_once
+        async with studio.worker():
+            ended = await studio.end(job)
+        assert ended.state == ends
+        if ends == "failed":
+            assert (ended.error_code, ended.error) == ("interrupted", f"the job was interrupted {MAX_LOSSES} times")
+            assert studio.row(job) == ("failed", losses + 2, 2, 0)
+            assert books.money(account) == Balance(PRICE, 0)
+        else:
+            assert studio.row(job) == ("succeeded", losses + 3, 2, PRICE)
+
+    Studio(books, tmp_path, ScriptedEngine(max_concurrency=1)).run(test, with_worker=False)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
 
 
 def test_a_job_without_an_engine_fails_after_a_day_without_charge(books: TemporaryBooks, tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ from minitoolai.storage.tables import (
     passkeys,
     payments,
     personal_data,
+    placed_servers,
     refunds,
     reports,
     request_bodies,
@@ -79,6 +80,7 @@ from minitoolai.storage.tables.identities import IdentityRow
 from minitoolai.storage.tables.log_exports import LogExport
 from minitoolai.storage.tables.members import MemberAction, TeamBudget
 from minitoolai.storage.tables.passkeys import Passkey, PasskeyChallenge
+from minitoolai.storage.tables.placed_servers import PlacedServerRow
 from minitoolai.storage.tables.request_bodies import BodyRow, BodySettings
 from tests.support.books import DONE, NOON_MS, TemporaryBooks, credit, hold, refund, settle
 from tests.support.history import seed_history
@@ -104,6 +106,7 @@ MODULES = (
     passkeys,
     payments,
     personal_data,
+    placed_servers,
     purses,
     refunds,
     reports,
@@ -124,13 +127,15 @@ MODULES = (
 )
 #: Tables with few rows: one for each worker that is alive, each day, and each series of invoices. `turns` is one
 #: conversation, `listed` one page of customers.
-SMALL = {"workers", "worker_steps", "free", "archived_days", "turns", "invoice_series", "s", "listed"}
+SMALL = {
+    "workers", "worker_steps", "placed_servers", "p", "free", "archived_days", "turns", "invoice_series", "s", "listed"
+}  # fmt: skip
 #: Indexes of small tables and partial ones over what is in progress, which may be read from one end to the other.
 IN_PROGRESS = {
     "ix_holds_pending", "ix_generations_queue", "ix_generations_queued", "ix_generations_drawn", "ix_outbox_due",
     "ix_auto_topups_running", "ix_notices_mail_due", "ix_payments_open", "ix_payments_owing",
     "pk_archived_days", "ix_responses_open", "pk_workers", "ix_subscriptions_running",
-    "ix_factor_resets_mail", "ix_body_settings_off",
+    "ix_factor_resets_mail", "ix_body_settings_off", "pk_placed_servers",
 }  # fmt: skip
 #: Function → why it may scan.
 MAY_SCAN = {
@@ -244,7 +249,8 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(jobs.count_workers, now).add(jobs.expired_leases, now).add(jobs.find, 6).add(jobs.jobs_waiting_since, now)
     c.add(jobs.register_worker, "w", {}, now).add(jobs.renew_leases, [jobs.LeaseRenewal(6, 1, 1)], now)
     c.add(jobs.write_steps, "w", {6: 1}).add(jobs.fleet, "w", now).add(jobs.mark_vanished, ["w"], now)
-    c.add(jobs._step_of, "w", 6).add(jobs.running_on, ["w", "v"])
+    c.add(placed_servers.publish, "w", [PlacedServerRow("e", "a", "s")]).add(placed_servers.available, now)
+    c.add(jobs.forget_losses, 6, 1).add(jobs._step_of, "w", 6).add(jobs.running_on, ["w", "v"])
     wanted = shared_limits.Draw("name", 1, 1, 60, 60_000_000)
     c.add(shared_limits.draw, wanted, now * 1000).add(shared_limits.refill, "name")
     c.add(shared_limits.full_us_of, ["name", "other"])

@@ -308,10 +308,10 @@ def requeue(
     *,
     reason: Any = "failed",
     now_ms: int = LEASE_MS,
-    most_failures: int = 3,
+    most: int = 3,
     forced: bool = False,
 ) -> Requeue:
-    return Requeue(hold_id, account, attempt, now_ms, reason, most_failures, "broken", "it broke", forced, now_ms)
+    return Requeue(hold_id, account, attempt, now_ms, reason, most, "broken", "it broke", forced, now_ms)
 
 
 def checkpoint(

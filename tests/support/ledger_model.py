@@ -190,12 +190,14 @@ class Model:
             return Superseded()
         if ask.reason == "lapsed" and not ask.forced and known["job_lease"] > ask.lease_now_ms:
             return StillLeased()
-        failures = known["failures"] + {"lapsed": 1, "failed": 1, "handed_back": 0}[ask.reason]
-        if failures >= ask.most_failures:
+        name = {"lapsed": "losses", "failed": "failures", "handed_back": ""}[ask.reason]
+        if name and known[name] + 1 >= ask.most:
             known.update(error=ask.error)
             return self._end(ask.hold_id, known, ("failed", 0, ask.now_ms, ask.error_code, 0))
-        known.update(generation=("queued", *known["generation"][1:]), failures=failures, job_lease=None)
-        return Requeued(failures)
+        known.update(generation=("queued", *known["generation"][1:]), job_lease=None)
+        if name:
+            known[name] += 1
+        return Requeued(known[name or "failures"])
 
     def _credit(self, ask: Credit) -> Result:
         if any(move[2] == ask.external_ref for move in self.moves):
@@ -316,7 +318,8 @@ class Model:
                     "began": ask.now_ms, "kind": ask.kind,
                     "generation": (ask.generation.state, 0, None, None, 0),
                     "serving": (ask.generation.model, ask.generation.price_input, ask.generation.price_output),
-                    "turn": turn, "attempt": 0, "failures": 0, "job_lease": None, "result": None, "error": None,
+                    "turn": turn, "attempt": 0, "failures": 0, "losses": 0, "job_lease": None, "result": None,
+                    "error": None,
                 }  # fmt: skip
                 if ask.claim is not None:
                     self.claims[ask.claim.id] = (ask.hold_id, ask.now_ms)
@@ -506,7 +509,7 @@ class Customers:
             attempt=draw.choice((1, 1, 1, 2, 3)),
             now_ms=NOON_MS + draw.choice((0, 5, 10, 15, 30)),
             reason=draw.choice(("lapsed", "lapsed", "failed", "handed_back")),
-            most_failures=draw.choice((1, 2, 3)),
+            most=draw.choice((1, 2, 3)),
             forced=draw.random() < 0.2,
         )
 

@@ -92,10 +92,8 @@ class SideBySide:
         assert sorted(job.id for job in ours) == wanted
         for job in ours:
             self.model.claim(job.id, NOON_MS + lease_ms)
-            assert (job.attempt, job.failures) == (
-                self.model.holds[job.id]["attempt"],
-                self.model.holds[job.id]["failures"],
-            )
+            known = self.model.holds[job.id]
+            assert (job.attempt, job.setbacks) == (known["attempt"], known["failures"] + known["losses"])
         self.compare()
 
     def compare(self) -> None:
@@ -146,9 +144,9 @@ class SideBySide:
             f"{name}/total": nano for name, nano in used.items()
         }
         rows_of_jobs = rows(
-            "SELECT id, turn, attempt, failures, lease_until_ms, result, error FROM generations ORDER BY id"
+            "SELECT id, turn, attempt, failures, losses, lease_until_ms, result, error FROM generations ORDER BY id"
         )
-        keys = ("turn", "attempt", "failures", "job_lease", "result", "error")
+        keys = ("turn", "attempt", "failures", "losses", "job_lease", "result", "error")
         assert rows_of_jobs == [(number, *(h[key] for key in keys)) for number, h in sorted(model.holds.items())]
         assert rows("SELECT id, ends_ms, expired FROM purses ORDER BY id") == [
             (number, purse["ends"], purse["expired"]) for number, purse in sorted(model.purses.items())

@@ -42,6 +42,11 @@ EQUIVALENT = {
         "without part 1",
     ): _NO_OWNER,
     (
+        "_open_purse",
+        "for purse_id, purse in state.purses_of(owner_id) if state.purses else ():",
+        "always the first",
+    ): "without purses no account has one; it only saves the look",
+    (
         "unused_part",
         "length_ms = max(purse.ends_ms - purse.begins_ms, 1)",
         "1 becomes 2",

@@ -26,6 +26,9 @@ LEASE_MS = 20_000
 RENEW_EVERY_S = 4.0
 SWEEP_EVERY_S = 5.0
 MAX_FAILURES = 3
+#: So many attempts in a row may be lost with their workers before the job fails: it may be what ends them. More than
+#: failures, because a machine that loses its power is not the job's fault.
+MAX_LOSSES = 6
 #: Fail jobs that have waited this long without a worker that can run them.
 MAX_WAIT_MS = MS_PER_DAY
 FOREVER_MS = 2**62
@@ -116,7 +119,7 @@ class JobLeases:
         return lost
 
     def _lapse(self, job: StaleJob, *, forced: bool) -> Requeue:
-        message = f"the job was interrupted {MAX_FAILURES} times"
+        message = f"the job was interrupted {MAX_LOSSES} times"
         now_ms, lease_now_ms = self.clock.now_ms(), self.clock.lease_ms()
         return Requeue(
             job.id,
@@ -124,7 +127,7 @@ class JobLeases:
             job.attempt,
             now_ms,
             "lapsed",
-            MAX_FAILURES,
+            MAX_LOSSES,
             "interrupted",
             message,
             forced,

@@ -199,7 +199,7 @@ async def _work(services: Services, ready: Callable[[str], None], is_joined: Cal
         if registration is not None:
             await CONTROL.run(registration.start)
             worker.membership, worker.only_draws = registration, True
-        working.append(asyncio.create_task(worker.run()))
+        working += [asyncio.create_task(worker.run()), asyncio.create_task(services.publisher.run())]
         ready(services.database.where)
         await signals.stopping.wait()
         await _first(worker.drain(services.settings.drain_timeout_s), signals.forced.wait())

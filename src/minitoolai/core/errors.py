@@ -317,7 +317,14 @@ class EngineBroken(EngineError):
 
 
 class EngineLost(EngineError):
-    """The machine under the engine is gone or cannot be reached. The request is not at fault, and did not fail."""
+    """The machine under the engine is gone or cannot be reached. The request is not at fault, and did not fail.
+
+    `under_way`: the engine was working on it. One that loses many machines in a row may be what ends them.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None, under_way: bool = False) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.under_way = under_way
 
 
 class EngineTimeout(EngineError):

@@ -15,6 +15,8 @@ from minitoolai.engines.chat.anthropic.engine import AnthropicEngine
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.chat.llama.embeddings import LlamaEmbedder
 from minitoolai.engines.chat.llama.engine import LlamaEngine
+from minitoolai.engines.chat.llama.memory import MAX_SLOTS
+from minitoolai.engines.chat.llama.placed import PlacedLlama
 from minitoolai.engines.chat.openai import UpstreamEngine
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.engines.diffusers.engine import make_batch_engine
@@ -28,6 +30,7 @@ from minitoolai.engines.images.webui import WebuiEngine
 from minitoolai.engines.memory import read_memory
 from minitoolai.engines.placement import PlacedEngine
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
+from minitoolai.engines.servers import PlacedServer
 from minitoolai.engines.speech.openai import UpstreamSpeechEngine
 from minitoolai.engines.speech.voices import VOICE_POOLS
 from minitoolai.engines.transcription.openai import UpstreamTranscriptionEngine
@@ -94,6 +97,15 @@ def make_engine(
     extra_headers: ExtraHeaders | None = None,
 ) -> ChatEngine:
     """Create a chat engine according to the kind of its entry."""
+    if entry.kind == "llama" and entry.placement:
+        return PlacedLlama(
+            name,
+            entry,
+            http,
+            slots=settings.llama_slots,
+            queue=settings.llama_queue,
+            total_timeout_s=settings.total_timeout_s,
+        )
     if entry.kind == "llama":
         return (LlamaEmbedder if entry.embeds else LlamaEngine)(
             name,
@@ -278,6 +290,42 @@ def _make_image_engine(
         config = {"model": entry.model, "delay_ms": entry.delay_ms}
         return EngineProcess(name, "minitoolai.engines.images.fake", config, **options)
     return EngineProcess(name, "minitoolai.engines.images.sketch", {"threads": 0}, **options)
+
+
+# ── servers on a cluster ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def make_placed_servers(catalog: Catalog, settings: Settings) -> list[PlacedServer]:
+    """Create the servers of language models and voices that `worker --ray` places, each on a machine with room."""
+    speaking = {name for model in catalog.speech.values() for name in model.engines}
+    placed = {name: entry for name, entry in catalog.engines.items() if entry.placement}
+    servers = {name: entry for name, entry in placed.items() if entry.kind == "llama" or name in speaking}
+    if not settings.ray_address or not servers:
+        return []
+    # Only here, because a server must not import Ray.
+    from minitoolai.engines.ray.host import RayHost
+
+    made = []
+    for name, entry in servers.items():
+        host = partial(RayHost, gpus=entry.gpus)
+        is_llama = entry.kind == "llama"
+        module = "minitoolai.engines.chat.llama.placed_child" if is_llama else "minitoolai.engines.speech.outlet"
+        options = _llama_settings(entry, settings) if is_llama else {}
+        made += [PlacedServer(name, module, options, host) for _ in range(entry.copies)]
+    return made
+
+
+def _llama_settings(entry: EngineEntry, settings: Settings) -> dict[str, Any]:
+    return {
+        "path": entry.file,
+        "model": entry.model,
+        "slots": settings.llama_slots or MAX_SLOTS,
+        "queue": settings.llama_queue,
+        "context": entry.context,
+        "threads": settings.llama_threads,
+        "embeds": False,
+        "pooling": "",
+    }
 
 
 def make_upscaler(catalog: Catalog, settings: Settings) -> Upscaler | None:

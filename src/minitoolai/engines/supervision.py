@@ -108,7 +108,11 @@ class Supervised:
         loop = asyncio.get_running_loop()
         while True:
             started_s = loop.time()
-            how = await self._wait_for_end()
+            try:
+                how = await self._wait_for_end()
+            except Exception:
+                log.exception("%s: watching it failed unexpectedly", self.name)
+                how = "cannot be watched any more"
             if how is not None:
                 log.error("%s %s after %.1f s; restarting it", self.name, how, loop.time() - started_s)
             if loop.time() - started_s > HEALTHY_AFTER_S:
@@ -120,3 +124,5 @@ class Supervised:
                 await self._start_once()
             except (EngineError, OSError) as error:
                 log.error("%s failed to restart: %s", self.name, error)
+            except Exception:
+                log.exception("%s failed to restart unexpectedly, will retry", self.name)

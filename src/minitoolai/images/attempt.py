@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
-from minitoolai.billing.job_leases import MAX_FAILURES
+from minitoolai.billing.job_leases import MAX_FAILURES, MAX_LOSSES
 from minitoolai.core.backoff import Backoff
 from minitoolai.core.catalog.catalog import Catalog
 from minitoolai.core.catalog.stand_ins import StandIns
 from minitoolai.core.clock import Clock, generation_name
-from minitoolai.core.errors import EngineLost, EngineRefused, ObjectMissing, ServiceError, StoreError
+from minitoolai.core.errors import EngineLost, EngineRefused, ObjectMissing, Overloaded, ServiceError, StoreError
 from minitoolai.core.inference import EditInputs, ImageJobRequest, decode_image_job_request
 from minitoolai.core.models import Outcome
 from minitoolai.core.telemetry.meters import Meters
@@ -32,6 +33,7 @@ from minitoolai.images.unstored import StoreOutage, UnstoredImages
 from minitoolai.ledger.types import Requeue, Requeued, Result, Settle, Settled, Superseded
 from minitoolai.storage.database import Database
 from minitoolai.storage.object_store import ObjectStore
+from minitoolai.storage.tables import jobs
 from minitoolai.storage.tables.jobs import ClaimedJob
 from minitoolai.storage.writer import Writer
 
@@ -147,10 +149,7 @@ class JobAttempt:
             outcome = Outcome(state="failed", error_code=error.code, error=error.message)
             await self.settle(0, outcome, is_fault=False)
         except EngineLost as error:
-            log.info("job %d: handed back by %s: %s", self.job.id, self.engine.name, error.message)
-            future = self._services.writer.submit(self._requeue("handed_back"))
-            assert future is not None
-            await self._written(future)
+            await self.lose(error)
         except ServiceError as error:
             await self.fail(error.code, error.message)
         except ObjectMissing as error:
@@ -238,7 +237,7 @@ class JobAttempt:
         clock, unstored = services.clock, services.unstored
         backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, clock=clock.steady_s)
         give_up_s = clock.steady_s() + STORE_RETRY_S
-        is_kept = False
+        is_kept, is_cleared = False, not self.job.setbacks
         with child_span(self._span, "keep", {"minitoolai.bytes": len(png)}), services.outage.watched(job_id) as outage:
             while True:
                 try:
@@ -249,6 +248,7 @@ class JobAttempt:
                         raise
                     if unstored is not None and not is_kept:
                         is_kept = await unstored.keep(job_id, model, png)
+                    is_cleared = is_cleared or await self._forget_losses()
                     outage.failed()
                     log.info("job %d: storing the image failed, will retry: %s", job_id, error)
                 else:
@@ -257,6 +257,18 @@ class JobAttempt:
         if unstored is not None:
             await unstored.forget(job_id)
         return key
+
+    async def _forget_losses(self) -> bool:
+        """Forget earlier losses, for the workers may be lost as often as they like while images wait for the store.
+
+        Return False if that could not be written.
+        """
+        try:
+            await self._services.writer.run(partial(jobs.forget_losses, job_id=self.job.id, attempt=self.job.attempt))
+        except (StoreError, Overloaded) as error:
+            log.info("job %d: its losses could not be forgotten, will retry: %s", self.job.id, error)
+            return False
+        return True
 
     # ── outcomes ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -332,13 +344,30 @@ class JobAttempt:
                 self.job.id,
                 self.engine.name,
                 code,
-                result.failures,
+                result.count,
             )
         else:
             if not is_logged:
                 self._log_failure(logging.WARNING, code)
             if isinstance(result, Settled):
                 await self._delete_inputs()
+
+    async def lose(self, error: EngineLost) -> None:
+        """Record an attempt that was lost with the engine's machine. The job fails only after `MAX_LOSSES` in a row."""
+        job = self.job
+        log.info("job %d: handed back by %s: %s", job.id, self.engine.name, error.message)
+        requeue = self._requeue("handed_back")
+        if error.under_way:
+            message = f"the job was interrupted {MAX_LOSSES} times"
+            requeue = Requeue(
+                job.id, job.account_id, job.attempt, requeue.now_ms, "lapsed", MAX_LOSSES, "interrupted", message, True
+            )
+        future = self._services.writer.submit(requeue)
+        assert future is not None
+        self._count(Outcome("failed", error_code="interrupted"), 0, requeue.now_ms, future)
+        if isinstance(await self._written(future), Settled):
+            self._log_failure(logging.WARNING, "interrupted")
+            await self._delete_inputs()
 
     def _log_failure(self, level: int, code: str) -> None:
         """Log that the job has failed for good. The code only: an engine's message may repeat the prompt."""

@@ -52,8 +52,8 @@ START_JITTER_S = 2.0
 
 # ── batch selection ───────────────────────────────────────────────────────────────────────────────────────
 
-#: Run a job alone after this many failures: it may have broken its batch, or its batch may have broken it.
-SUSPECT_FAILURES = 2
+#: Run a job alone after this many failures and losses: it may have broken its batch, or its batch may have broken it.
+SUSPECT_SETBACKS = 2
 HEAD_OF_LINE_LIMIT_S = 2.0
 #: If nothing is running, prefer the loaded model to the head's for jobs within this many turns of the head.
 LOADED_MODEL_TURNS = 2
@@ -62,8 +62,8 @@ KeyOf = Callable[[WaitingJob], str]
 
 
 def must_run_alone(job: WaitingJob | ClaimedJob) -> bool:
-    """Return True for a suspect job. Running it alone shows whether it causes the failures."""
-    return job.failures >= SUSPECT_FAILURES
+    """Return True for a suspect job. Running it alone shows whether it causes them."""
+    return job.setbacks >= SUSPECT_SETBACKS
 
 
 def pick_batch(

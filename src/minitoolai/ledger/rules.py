@@ -279,14 +279,15 @@ def _requeue(state: LedgerState, operation: Requeue) -> Result:
     is_leased = (job.lease_until_ms or 0) > operation.lease_now_ms
     if operation.reason == "lapsed" and is_leased and not operation.forced:
         return StillLeased()
-    failures = job.failures if operation.reason == "handed_back" else job.failures + 1
-    if failures >= operation.most_failures:
+    failures, losses = job.failures + (operation.reason == "failed"), job.losses + (operation.reason == "lapsed")
+    count = losses if operation.reason == "lapsed" else failures
+    if operation.reason != "handed_back" and count >= operation.most:
         outcome = Outcome(state="failed", error_code=operation.error_code, error=operation.error)
         return _close_hold(state, operation.hold_id, hold, account, 0, operation.now_ms, outcome)
     # Every check is behind us. The job keeps its turn, so it is among the next ones.
-    job.state, job.failures, job.lease_until_ms = "queued", failures, None
+    job.state, job.failures, job.losses, job.lease_until_ms = "queued", failures, losses, None
     job.dirty = True
-    return Requeued(failures)
+    return Requeued(count)
 
 
 def _running_attempt(state: LedgerState, hold_id: int, attempt: int) -> JobState | None:

@@ -134,10 +134,11 @@ class Recover(msgspec.Struct, frozen=True):
 
 
 class Requeue(msgspec.Struct, frozen=True):
-    """Return a job to the queue after an attempt without a result, or fail it after `most_failures`.
+    """Return a job to the queue after an attempt without a result, or fail it after `most` of these.
 
-    `lapsed`: the lease expired; refused while it runs, unless `forced`. `failed`: the engine failed. `handed_back`: the
-    worker is stopping, which does not count as a failure. `lease_now_ms` is as in `Recover`.
+    `lapsed`: the attempt was lost with its worker or machine, which counts as a loss; refused while the lease runs,
+    unless `forced`. `failed`: the engine failed. `handed_back`: the worker is stopping, which counts as neither.
+    `lease_now_ms` is as in `Recover`.
     """
 
     hold_id: int
@@ -145,7 +146,7 @@ class Requeue(msgspec.Struct, frozen=True):
     attempt: int
     now_ms: int
     reason: Literal["lapsed", "failed", "handed_back"]
-    most_failures: int
+    most: int
     error_code: str = "interrupted"
     error: str | None = None
     forced: bool = False
@@ -288,9 +289,9 @@ class StillLeased(msgspec.Struct, frozen=True):
 
 
 class Requeued(msgspec.Struct, frozen=True):
-    """The job is queued again, after this many failures."""
+    """The job is queued again, after this many losses if the attempt was lost, else after this many failures."""
 
-    failures: int
+    count: int
 
 
 class Superseded(msgspec.Struct, frozen=True):
@@ -500,11 +501,12 @@ class HoldState(msgspec.Struct):
 
 
 class JobState(msgspec.Struct):
-    """State of a job. `attempt` counts claims, `failures` counts failed ones."""
+    """State of a job. `attempt` counts claims, `failures` those that failed, `losses` those that were lost in a row."""
 
     state: str
     attempt: int
     failures: int
+    losses: int
     lease_until_ms: int | None
     dirty: bool = False
 

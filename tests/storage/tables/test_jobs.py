@@ -94,8 +94,8 @@ def test_an_expired_lease_is_found_and_the_job_goes_back_with_its_turn(books: Te
         jobs.renew_leases(books.connection, [LeaseRenewal(1, 1, 5)], until_ms)
     assert books.apply(requeue(1, account, reason="lapsed", now_ms=until_ms)) == [Requeued(1)]
     assert [job.id for job in jobs.waiting(books.connection, "sketch", ["m"], 10)] == [1, 2]
-    assert books.rows("SELECT failures, step, worker, lease_until_ms FROM generations WHERE id = 1") == [
-        (1, 0, None, None)
+    assert books.rows("SELECT failures, losses, step, worker, lease_until_ms FROM generations WHERE id = 1") == [
+        (0, 1, 0, None, None)
     ]
     assert claim(books, 1, worker="two")[0].attempt == 2
     assert books.apply(requeue(1, account, attempt=1)) == [Superseded()]

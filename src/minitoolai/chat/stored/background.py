@@ -2,7 +2,7 @@
 
 A background response is a job, as an image is: its hold and its place in the queue are one commit, a worker claims it
 under a lease, and every result names its attempt (storage/tables/jobs.py, billing/job_leases.py). A process that dies
-at any moment leaves a lease that expires; the job is then queued again, and fails after MAX_FAILURES.
+at any moment leaves a lease that expires; the job is then queued again, and fails after MAX_LOSSES of these.
 
 The order of commits makes the charge exact. The row with the request is written before the hold, so no job lacks its
 request; a crash in between leaves a row that retention deletes. The output is stored before the settle, so no charged

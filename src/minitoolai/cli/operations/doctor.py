@@ -90,6 +90,9 @@ def doctor(settings: Settings, options: argparse.Namespace) -> int:
             reports.stand_ins.refuses(name, offer.model.name) or reports.catalog.engines[name].is_embedded
             for name in offer.model.engines
         )
+        if not offer.engine and any(reports.catalog.engines[name].placement for name in offer.model.engines):
+            say(f"ok     model {offer.model.name}: placed by minitoolai worker --ray, not tried here")
+            continue
         if not offer.engine and is_optional:
             without.append(offer.model.name)
             continue

@@ -313,18 +313,24 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     thinking: Literal["adaptive", "budget", "none"] = "adaptive"
     #: anthropic: its models accept a JSON schema for the response. Otherwise they get it as a tool that must be called.
     structured_outputs: bool = True
-    #: diffusers, sketch, fake, for images: `ray` runs it on the machines of a Ray cluster, for
-    #: `minitoolai worker --ray` alone. Absent: in a child process of each server or worker.
+    #: diffusers, sketch, llama, hibari, piper, fake: `ray` runs it on the machines of a Ray cluster, where
+    #: `minitoolai worker --ray` starts it. Absent: in a child process of each server or worker.
     placement: Literal["", "ray"] = ""
     #: placement: graphics processors of one copy; a part such as 0.5 lets two share one.
     gpus: Annotated[float, msgspec.Meta(ge=0, le=64)] = 0.0
-    #: placement: least and most copies, and after how many seconds without work a copy above the least is stopped.
+    #: placement, for images: least and most copies, and after how many seconds without work a copy above the least is
+    #: stopped. Of a language model or voices, `min` copies run, and at least one.
     min: Count = 0
     max: Count = 1
     idle_s: Seconds = 60.0
     #: fake: tokens per response, and the delay in milliseconds before each token or spoken sentence.
     tokens: Count = 16
     delay_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+    @property
+    def copies(self) -> int:
+        """Return how many copies of a placed server run."""
+        return max(1, self.min)
 
     @property
     def is_upstream(self) -> bool:

@@ -94,8 +94,10 @@ _EMBEDDING_KINDS = ("upstream", "llama", "fake")
 _SPEECH_KINDS = ("upstream", "hibari", "piper", "fake")
 _TRANSCRIPTION_KINDS = ("upstream", "whisper", "fake")
 _IMAGE_KINDS = ("upstream", "webui", "diffusers", "sketch", "fake")
-#: Kinds of image engines that run in a child, which can be on another machine.
-_PLACED_KINDS = ("diffusers", "sketch", "fake")
+#: Kinds of engines that run in a child, which can be on another machine.
+_PLACED_KINDS = ("diffusers", "sketch", "llama", "hibari", "piper", "fake")
+#: Those of which jobs need more or fewer copies.
+_COPIED_KINDS = ("diffusers", "sketch", "fake")
 _UNPLACED = EngineEntry("fake")
 #: Kinds that need no `model`: their responses carry a name of their own or that of the weights.
 _NAMED_ELSEWHERE = ("upstream", "anthropic", "webui", "diffusers", "sketch")
@@ -236,9 +238,12 @@ def _check_placement(text: str, table: str, engine: EngineEntry) -> None:
     if engine.kind not in _PLACED_KINDS:
         kinds = ", ".join(_PLACED_KINDS)
         raise _at(text, table, "placement", f"Ray places engines of the kinds {kinds}; this one is {engine.kind}")
+    if engine.kind == "llama" and (engine.embeds or not engine.file):
+        remedy = "a llama engine on Ray needs file, which is on each machine, and cannot have embeds"
+        raise _at(text, table, "placement", remedy)
     if engine.gpus > 1 and engine.gpus % 1:
         raise _at(text, table, "gpus", f"gpus = {engine.gpus:g} must be a whole number, or less than 1")
-    if engine.max < max(1, engine.min):
+    if engine.kind in _COPIED_KINDS and engine.max < max(1, engine.min):
         raise _at(text, table, "max", f"max = {engine.max} must be at least 1, and at least min = {engine.min}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from minitoolai.core.backoff import Backoff
 
@@ -17,10 +17,12 @@ FIRST_REST_S, LONGEST_REST_S = 1.0, 30.0
 class UpstreamAddress:
     """One machine of an upstream."""
 
-    __slots__ = ("backoff", "in_flight", "url")
+    __slots__ = ("backoff", "headers", "in_flight", "key", "url")
 
-    def __init__(self, url: str, clock: Callable[[], float]) -> None:
-        self.url = url
+    def __init__(self, url: str, clock: Callable[[], float], key: str = "") -> None:
+        self.url, self.key = url, key
+        #: Additional ones, if it has a key of its own.
+        self.headers = {"authorization": f"Bearer {key}"} if key else {}
         self.in_flight = 0
         self.backoff = Backoff(FIRST_REST_S, LONGEST_REST_S, jitter=0.2, clock=clock)
 
@@ -43,7 +45,16 @@ class AddressPool:
 
     def __init__(self, urls: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._addresses = [UpstreamAddress(url.rstrip("/"), clock) for url in urls]
+        self._clock = clock
         self._turn = 0
+
+    def __len__(self) -> int:
+        return len(self._addresses)
+
+    def replace(self, keys: Mapping[str, str]) -> None:
+        """Use the addresses of this mapping, each with its key. Those that were here before keep their counts."""
+        known = {(one.url, one.key): one for one in self._addresses}
+        self._addresses = [known.get(each) or UpstreamAddress(each[0], self._clock, each[1]) for each in keys.items()]
 
     def order(self) -> list[UpstreamAddress]:
         """Return the addresses to try, best first: those that work by requests in flight, then the others by time."""

@@ -174,11 +174,14 @@ class UpstreamEngine:
         headers: dict[str, str] | None,
     ) -> UpstreamResponse:
         """Post to the best address. Try the next one only if the connection failed, because then nothing was sent."""
+        if not pool:
+            raise EngineUnavailable(f"{self.label} has no server now; retry in a moment", retry_after_s=2)
         *others, last = pool.order()
         for address in (*others, last):
             address.in_flight += 1
             try:
-                response = await self._post_to(address.url + path, body, response_type, headers)
+                own = {**(headers or self._headers), **address.headers}
+                response = await self._post_to(address.url + path, body, response_type, own)
             except BaseException as error:
                 address.release()
                 if isinstance(error, EngineUnavailable | EngineTimeout | EngineBroken):

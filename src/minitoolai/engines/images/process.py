@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from importlib import import_module
 from itertools import count
 from typing import Any
@@ -173,7 +174,7 @@ class EngineProcess:
         if self._loaded is not None and not self._loaded.done():
             self._loaded.set_result(Loaded("its process died"))
         if is_lost:
-            self._fail_all(EngineLost, f"{THE_ENGINE} was lost with its machine")
+            self._fail_all(partial(EngineLost, under_way=True), f"{THE_ENGINE} was lost with its machine")
         else:
             self._fail_all(EngineError, f"{THE_ENGINE} failed during generation")
 
@@ -182,7 +183,7 @@ class EngineProcess:
         """Return the kind of error for an image that this engine did not begin or finish, for a reason of its own."""
         return EngineLost if self.host.is_remote else EngineError
 
-    def _fail_all(self, kind: type[EngineError], message: str) -> None:
+    def _fail_all(self, kind: Callable[..., EngineError], message: str) -> None:
         for image in self._in_flight.values():
             if not image.result.done():
                 image.result.set_exception(kind(message, retry_after_s=2))

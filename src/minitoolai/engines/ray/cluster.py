@@ -20,6 +20,8 @@ NO_AUTH_REMEDY = (
     "without a token, whoever reaches the ports of a Ray cluster can run code on it"
 )
 _PROBE_TIMEOUT_S = 60.0
+#: Ray tries to join 20 times, a second apart, also with a token that is refused. The cluster has just been joined.
+_PROBE_TRIES = 3
 #: The resource by which Ray marks the node of the head.
 _HEAD = "node:__internal_head__"
 
@@ -111,6 +113,7 @@ def accepts_anyone(address: str) -> bool:
     """Return True if the cluster can be joined with a wrong token."""
     script = f"import ray; ray.init({address!r}, log_to_driver=False, configure_logging=False)"
     environment = {**child_environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    environment["RAY_NUM_REDIS_GET_RETRIES"] = str(_PROBE_TRIES)
     environment.pop("RAY_AUTH_TOKEN_PATH", None)
     try:
         probe = subprocess.run(  # noqa: S603 - this very Python

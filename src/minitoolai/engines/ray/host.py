@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from asyncio import StreamReader, StreamWriter
 from functools import partial
 from typing import Any
@@ -22,6 +21,7 @@ from minitoolai.engines.child_process import FRAME_HEADER, to_frame
 from minitoolai.engines.host import HostClient
 from minitoolai.engines.ray.cluster import is_alive
 from minitoolai.engines.ray.relay import Health, Relay, RelayOffer
+from minitoolai.engines.servers import connect
 from minitoolai.engines.supervision import Supervised
 
 log = logging.getLogger(__name__)
@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S, SILENCE_S = 1.0, 8.0
 #: Connect to the machine of a new actor within this time.
 CONNECT_S = 10.0
-#: Say in the log that no machine has room after this long. The cluster's autoscaler sees it immediately.
-PENDING_AFTER_S = 15.0
+#: Say in the log that no machine has room after this long, and ask again; the next times each after twice as long. The
+#: cluster's autoscaler sees it immediately.
+ASK_AGAIN_S, LONGEST_ASK_S = 30.0, 300.0
 #: Calls that one relay serves at the same time: a look must not wait for another call.
 CALLS = 8
 
@@ -41,6 +42,7 @@ class RayHost(Supervised):
 
     is_background = False
     is_remote = True
+    ask_again_s = ASK_AGAIN_S
 
     def __init__(self, name: str, module: str, client: HostClient, rows: int = 1, *, gpus: float = 0.0) -> None:
         super().__init__(name)
@@ -76,20 +78,20 @@ class RayHost(Supervised):
 
     async def _start_once(self) -> None:
         await self._release()
-        self._actor = actor = await PLACEMENT.run(self._create)
+        where = "the cluster"
         try:
-            offer = await self._placed(actor)
+            actor, offer = await self._placed()
             if offer.version != __version__:
                 raise EngineError(f"{self.name}: a machine has minitoolai {offer.version}, this one {__version__}")
+            where = f"{offer.host}:{offer.port}"
             async with asyncio.timeout(CONNECT_S):
-                stream, self._writer = await _connect(offer.host, offer.port)
+                stream, self._writer = await connect(offer.host, offer.port)
             self._writer.write(offer.secret)
             self.pid = await _answer(actor.start.remote())
         except RayError as error:
             reason = str(error).strip().rpartition("\n")[2].strip()[:300]
             raise EngineError(f"{self.name} could not be placed: {type(error).__name__}: {reason}") from error
         except (OSError, TimeoutError) as error:
-            where = f"{offer.host}:{offer.port}"
             raise EngineError(f"{self.name}: no connection to its machine at {where}: {error}") from error
         self._node_id, self._cpu_s = offer.node_id, 0.0
         self._reader = asyncio.create_task(self._read_events(actor, stream))
@@ -108,14 +110,27 @@ class RayHost(Supervised):
         }
         return ray.remote(Relay).options(**options).remote(self._module)
 
-    async def _placed(self, actor: Any) -> RelayOffer:
-        starting = asyncio.ensure_future(_answer(actor.offer.remote()))
-        done, _ = await asyncio.wait([starting], timeout=PENDING_AFTER_S)
-        if not done:
+    async def _placed(self) -> tuple[Any, RelayOffer]:
+        """Return an actor that a machine has room for, and where it listens.
+
+        Ask for another one from time to time: an actor that waits while the head is lost may wait for ever.
+        """
+        wait_s = self.ask_again_s
+        while True:
+            self._actor = actor = await PLACEMENT.run(self._create)
+            starting = asyncio.ensure_future(_answer(actor.offer.remote()))
+            try:
+                done, _ = await asyncio.wait([starting], timeout=wait_s)
+            finally:
+                if not starting.done():
+                    starting.cancel()
+            if done:
+                offer: RelayOffer = starting.result()
+                return actor, offer
             needs = f"{self._gpus:g} GPU" if self._gpus else "a CPU"
             log.warning("%s waits for a machine of the Ray cluster with %s", self.name, needs)
-        offer: RelayOffer = await starting
-        return offer
+            await PLACEMENT.run(partial(_kill, actor))
+            wait_s = min(2 * wait_s, LONGEST_ASK_S)
 
     async def _wait_for_end(self) -> str | None:
         reader = self._reader
@@ -160,7 +175,7 @@ class RayHost(Supervised):
         except ActorUnavailableError:
             how = "was lost: its machine cannot be reached"
         except RayError as error:
-            is_lost = not await PLACEMENT.run(partial(is_alive, self._node_id))
+            is_lost = await PLACEMENT.run(partial(_is_lost, self._node_id))
             how = f"{'was lost with its machine' if is_lost else 'ended with its actor'} ({type(error).__name__})"
         finally:
             reading.cancel()
@@ -187,6 +202,15 @@ class RayHost(Supervised):
             self._cpu_s, self._memory = health.cpu_s, health.memory
 
 
+def _is_lost(node: str) -> bool:
+    try:
+        return not is_alive(node)
+    except RayError as error:
+        # The head is away as well, so it is not known, and no image is at fault.
+        log.info("the nodes of the cluster are unknown: %s", type(error).__name__)
+        return True
+
+
 def _kill(actor: Any) -> None:
     try:
         ray.kill(actor, no_restart=True)
@@ -197,17 +221,3 @@ def _kill(actor: Any) -> None:
 
 async def _answer(reference: Any) -> Any:
     return await reference
-
-
-async def _connect(host: str, port: int) -> tuple[StreamReader, StreamWriter]:
-    """Connect to an IP address."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    connection = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        connection.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(connection, (host, port))
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except BaseException:
-        connection.close()
-        raise
-    return await asyncio.open_connection(sock=connection)

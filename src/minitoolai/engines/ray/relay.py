@@ -8,7 +8,6 @@ of CPU on either side: standard input and output of the child are a connection t
 from __future__ import annotations
 
 import asyncio
-import hmac
 import socket
 import subprocess
 import sys
@@ -20,10 +19,11 @@ import ray
 from minitoolai import __version__
 from minitoolai.core.clock import random_bytes
 from minitoolai.engines.child_process import child_environment, cpu_clock, resident_bytes
+from minitoolai.engines.servers import accept
 
 SECRET_BYTES = 32
-#: Wait this long for the connection of the host, for its secret, and for the exit status of a child that has ended.
-CONNECT_S, SECRET_S, EXIT_S = 15.0, 2.0, 5.0
+#: Wait this long for the connection of the host, and for the exit status of a child that has ended.
+CONNECT_S, EXIT_S = 15.0, 5.0
 
 
 class RelayOffer(NamedTuple):
@@ -67,11 +67,10 @@ class Relay:
         assert self._listener is not None
         try:
             async with asyncio.timeout(CONNECT_S):
-                connection = await self._accept(self._listener)
+                connection = await accept(self._listener, self._secret)
         finally:
             self._listener.close()
         with connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setblocking(True)
             child = subprocess.Popen(  # noqa: ASYNC220, S603 - this very Python; it takes a millisecond
                 [sys.executable, "-m", self._module],
@@ -82,21 +81,6 @@ class Relay:
             )
         self._child, self._read_cpu_s = child, cpu_clock(child.pid)
         return child.pid
-
-    async def _accept(self, listener: socket.socket) -> socket.socket:
-        """Return the first connection that begins with the secret."""
-        loop = asyncio.get_running_loop()
-        while True:
-            connection, _ = await loop.sock_accept(listener)
-            connection.setblocking(False)
-            try:
-                async with asyncio.timeout(SECRET_S):
-                    if hmac.compare_digest(await _read_exactly(connection, SECRET_BYTES), self._secret):
-                        return connection
-            except (OSError, TimeoutError, EOFError):
-                connection.close()
-                continue
-            connection.close()
 
     async def look(self) -> Health:
         """Return how the child is. The host asks every second, and so knows that the machine is there."""
@@ -116,13 +100,3 @@ class Relay:
         """Kill a child that hangs."""
         if self._child is not None:
             self._child.kill()
-
-
-async def _read_exactly(connection: socket.socket, size: int) -> bytes:
-    loop, data = asyncio.get_running_loop(), b""
-    while len(data) < size:
-        more = await loop.sock_recv(connection, size - len(data))
-        if not more:
-            raise EOFError("closed before its secret")
-        data += more
-    return data

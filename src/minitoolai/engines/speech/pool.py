@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Coroutine, Iterator
+from functools import cache, partial
 from importlib import util
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 from minitoolai.core.catalog.catalog import EngineEntry, VoiceEntry
 from minitoolai.core.catalog.suppliers import THE_ENGINE
@@ -16,6 +18,7 @@ from minitoolai.core.inference import AudioChunk, SpeechRequest, SpeechSegment
 from minitoolai.engines.command_process import CHECK_EVERY_S, HANG_AFTER_S, CommandProcess
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.engines.host import ChildHost, MakeHost
+from minitoolai.engines.servers import DialedHost, ServerOffer
 from minitoolai.engines.speech.messages import (
     Begin,
     Discard,
@@ -66,7 +69,11 @@ class VoicePool:
         self._processes = processes
         self.concurrency = ConcurrencyLimit(max_running, max_queued, name)
         self._ids = count(1)
+        #: Its children are behind servers that a worker has placed on a cluster.
+        self.is_placed = bool(entry.placement)
         self.children: list[VoiceChild] = []
+        self._by_offer: dict[ServerOffer, VoiceChild] = {}
+        self._changes: set[asyncio.Task[None]] = set()
         self._loaded: frozenset[str] | None = None
 
     # ── readiness ─────────────────────────────────────────────────────────────────────────────────────────
@@ -81,11 +88,16 @@ class VoicePool:
 
     def why_not_ready(self) -> str | None:
         """Return None if at least one voice is available, else the reasons."""
+        if self.is_placed and not any(child.is_up for child in self.children):
+            return "no server of it is up: run minitoolai worker --ray"
         reasons = [self.why_not_voice(voice) for voice in self._voices]
         return None if None in reasons else "; ".join(filter(None, reasons)) or "the catalog gives it no voice"
 
     def why_not_voice(self, voice: VoiceEntry) -> str | None:
         path = self.path_of(voice)
+        if self.is_placed:
+            # Its file is on the machines of the cluster.
+            return None
         if path and not Path(path).is_file():
             return f"no file {path}: put it there, or set MINITOOLAI_VOICES_DIR"
         if not path and not self.is_bundled(voice):
@@ -144,23 +156,52 @@ class VoicePool:
         return sum(child.texts for child in self.children)
 
     async def start(self) -> None:
-        if self.children or self.why_not_ready() is not None:
+        if self.is_placed or self.children or self.why_not_ready() is not None:
             return
+        load = self._voices_to_load()
+        self._loaded = frozenset(file.id for file in load.voices)
+        self.children = [VoiceChild(self.name, load) for _ in range(self._processes)]
+        for child in self.children:
+            await child.start()
+
+    def _voices_to_load(self) -> LoadVoices:
         files = [
             VoiceFile(voice.id, self.path_of(voice), voice.language, voice.pitch)
             for voice in self._voices
             if not self.why_not_voice(voice)
         ]
-        self._loaded = frozenset(file.id for file in files)
-        load = LoadVoices(self.kind, files, self._entry.delay_ms)
-        self.children = [VoiceChild(self.name, load) for _ in range(self._processes)]
-        for child in self.children:
+        return LoadVoices(self.kind, files, self._entry.delay_ms)
+
+    def set_servers(self, offers: list[ServerOffer]) -> None:
+        """Have one child behind each of these placed servers, and no others."""
+        for offer in self._by_offer.keys() - set(offers):
+            child = self._by_offer.pop(offer)
+            self.children.remove(child)
+            self._change(child.stop())
+        for offer in offers:
+            if offer not in self._by_offer:
+                host = partial(DialedHost, offer=offer)
+                child = self._by_offer[offer] = VoiceChild(self.name, self._voices_to_load(), make_host=host)
+                self.children.append(child)
+                self._change(self._start_placed(child))
+
+    async def _start_placed(self, child: VoiceChild) -> None:
+        try:
             await child.start()
+        except EngineError as error:
+            log.error("%s: a placed server is not used yet: %s", self.name, error)
+
+    def _change(self, change: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
 
     async def stop(self) -> None:
         for child in self.children:
             await child.stop()
         self.children = []
+        self._by_offer.clear()
+        await asyncio.gather(*self._changes, return_exceptions=True)
 
 
 class PooledSpeechResponse:

@@ -27,7 +27,7 @@ class HibariEngine(VoicePool):
     kind = "hibari"
 
     def why_not_ready(self) -> str | None:
-        if not is_installed("hibari"):
+        if not self.is_placed and not is_installed("hibari"):
             return "no hibari: pip install hibari-tts"
         return super().why_not_ready()
 
@@ -84,13 +84,13 @@ class PiperEngine(VoicePool):
     kind = "piper"
 
     def why_not_ready(self) -> str | None:
-        if not is_installed("piper"):
+        if not self.is_placed and not is_installed("piper"):
             return "no piper: pip install 'minitoolai[piper]'"
         return super().why_not_ready()
 
     def why_not_voice(self, voice: VoiceEntry) -> str | None:
         path = self.path_of(voice)
-        if path and Path(path).is_file() and not Path(path + ".json").is_file():
+        if not self.is_placed and path and Path(path).is_file() and not Path(path + ".json").is_file():
             return f"no file {path}.json, which tells piper how to use {Path(path).name}"
         return super().why_not_voice(voice)
 

@@ -23,7 +23,7 @@ GENERATION = (
     "id", "account_id", "key_id", "kind", "model", "engine", "served_model", "state", "price_input", "price_output",
     "input_units", "output_units", "cached_units", "estimated", "cost", "request", "result", "seed", "attempts",
     "purchase", "attempt", "lease_until_ms", "error_code", "created_ms", "first_token_ms", "finished_ms", "size",
-    "turn", "failures", "worker", "step", "error", "webhook_url", "delivered_bytes", "price_split",
+    "turn", "failures", "worker", "step", "error", "webhook_url", "delivered_bytes", "price_split", "losses",
 )  # fmt: skip
 HOLD = (
     "id", "account_id", "key_id", "kind", "amount", "progress", "state", "settled", "shortfall", "lease_until_ms",

@@ -75,3 +75,14 @@ worker_steps = Table(
     Column("steps", Text, nullable=False),
     sqlite_strict=True,
 )
+
+#: Servers that a worker placed on a cluster, with the secret that each asks for: they last as long as their worker.
+placed_servers = Table(
+    "placed_servers",
+    metadata,
+    Column("worker", Text, primary_key=True),
+    Column("address", Text, primary_key=True),
+    Column("engine", Text, nullable=False),
+    Column("secret", Text, nullable=False),
+    sqlite_strict=True,
+)

@@ -79,6 +79,8 @@ generations = Table(
     Column("delivered_bytes", Int64),
     # Units and prices by bucket as JSON (core/catalog/prices.py), where the columns above do not say all.
     Column("price_split", Text),
+    # Image jobs and background responses: attempts in a row that were lost with their worker.
+    Column("losses", Integer, nullable=False, server_default="0"),
     one_of("state", "queued", "running", "succeeded", "failed", "cancelled"),
     CheckConstraint("cost >= 0", name="cost_not_negative"),
     CheckConstraint("price_input >= 0 AND price_output >= 0", name="prices_not_negative"),

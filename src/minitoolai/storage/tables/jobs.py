@@ -28,7 +28,7 @@ def select_attempts(operations: Sequence[Operation]) -> SelectByIds:
     """Build the SELECT of the jobs that these operations name; without ids it costs no query."""
     ids = [o.hold_id for o in operations if isinstance(o, Settle | Requeue) and o.attempt is not None]
     return SelectByIds(
-        "SELECT id, state, attempt, failures, lease_until_ms FROM generations WHERE id IN (…)", ids, lock=True
+        "SELECT id, state, attempt, failures, losses, lease_until_ms FROM generations WHERE id IN (…)", ids, lock=True
     )
 
 
@@ -46,14 +46,16 @@ def load_queues(connection: Connection, operations: Sequence[Operation], state: 
 
 
 def save_requeued(connection: Connection, state: LedgerState) -> None:
-    """Write jobs with a failed attempt, before the jobs that ended in the same batch."""
+    """Write jobs that have lost an attempt without a result, before the jobs that ended in the same batch."""
     changed = [
-        (job.state, job.failures, job.lease_until_ms, key, job.attempt) for key, job in state.jobs.items() if job.dirty
+        (job.state, job.failures, job.losses, job.lease_until_ms, key, job.attempt)
+        for key, job in state.jobs.items()
+        if job.dirty
     ]
     if changed:
         # Compare and set, as for holds: an attempt leaves `running` only once.
         connection.queue_write(
-            "UPDATE generations SET state = ?, failures = ?, lease_until_ms = ?, worker = NULL, step = 0"
+            "UPDATE generations SET state = ?, failures = ?, losses = ?, lease_until_ms = ?, worker = NULL, step = 0"
             " WHERE id = ? AND attempt = ? AND state = 'running'",
             changed,
             conflict_error="a job was changed by another process at the same time; nothing was written",
@@ -92,7 +94,8 @@ class WaitingJob(msgspec.Struct, frozen=True):
     model: str
     size: str
     turn: int
-    failures: int
+    #: Failures and losses.
+    setbacks: int
     created_ms: int
 
 
@@ -102,7 +105,8 @@ class ClaimedJob(msgspec.Struct, frozen=True):
     id: int
     account_id: int
     attempt: int
-    failures: int
+    #: Failures and losses.
+    setbacks: int
     model: str
     price: int
     seed: int
@@ -128,8 +132,9 @@ def waiting(
     listed = ",".join("?" * len(models))
     bound = " AND (turn, created_ms, id) >= (?, ?, ?)" if since else ""
     rows = connection.execute(
-        "SELECT id, account_id, model, size, turn, failures, created_ms FROM generations WHERE state = 'queued'"
-        f" AND kind = 'image' AND engine = ? AND model IN ({listed}){bound} {_QUEUE_ORDER} LIMIT ?",
+        "SELECT id, account_id, model, size, turn, failures + losses, created_ms FROM generations"
+        f" WHERE state = 'queued' AND kind = 'image' AND engine = ? AND model IN ({listed}){bound}"
+        f" {_QUEUE_ORDER} LIMIT ?",
         (engine, *models, *(since or ()), limit),
     )
     return [WaitingJob(*row) for row in rows]
@@ -152,7 +157,7 @@ def claim(
         f" {_QUEUE_ORDER} LIMIT ?{connection.skip_locked})"
         " UPDATE generations SET state = 'running', attempt = attempt + 1, worker = ?, lease_until_ms = ?"
         " WHERE id IN (SELECT id FROM free)"
-        " RETURNING id, account_id, attempt, failures, model, price_output, seed, request, created_ms, turn",
+        " RETURNING id, account_id, attempt, failures + losses, model, price_output, seed, request, created_ms, turn",
         (*ids, len(ids) if limit is None else limit, worker, now_ms + lease_ms),
     )
     return [ClaimedJob(*row[:9]) for row in sorted(rows, key=lambda row: (row[9], row[8], row[0]))]
@@ -179,6 +184,13 @@ def renew_leases(connection: Connection, renewals: Sequence[LeaseRenewal], lease
     )
     current = {(row[0], row[1]) for row in rows}
     return {one.id for one in renewals if (one.id, one.attempt) not in current}
+
+
+def forget_losses(connection: Connection, job_id: int, attempt: int) -> None:
+    """Forget the losses of a job that has been drawn: it is not what ended its workers."""
+    connection.execute_many(
+        "UPDATE generations SET losses = 0 WHERE id = ? AND attempt = ? AND state = 'running'", [(job_id, attempt)]
+    )
 
 
 def write_steps(connection: Connection, worker: str, steps: Mapping[int, int]) -> None:

@@ -38,7 +38,7 @@ def server_parameters(xllamacpp: Any, settings: dict[str, Any]) -> Any:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = settings["path"]
     parameters.model_alias = {settings["model"]}
-    parameters.hostnames = ["127.0.0.1"]
+    parameters.hostnames = [settings.get("host", "127.0.0.1")]
     parameters.port = 0
     parameters.api_keys = [settings["key"]]
     parameters.n_parallel = settings["slots"]
