@@ -180,8 +180,10 @@ class UpstreamEngine:
         for address in (*others, last):
             address.in_flight += 1
             try:
-                own = {**(headers or self._headers), **address.headers}
-                response = await self._post_to(address.url + path, body, response_type, own)
+                sent = headers or self._headers
+                if address.headers:
+                    sent = {**sent, **address.headers}
+                response = await self._post_to(address.url + path, body, response_type, sent)
             except BaseException as error:
                 address.release()
                 if isinstance(error, EngineUnavailable | EngineTimeout | EngineBroken):
