@@ -59,6 +59,8 @@ def make(kind: type[ServiceError]) -> ServiceError:
         return errors.KeyForbids("not this one", param="model", code="model_not_allowed")
     if kind is errors.EngineRateLimited:
         return errors.EngineRateLimited("slow down", retry_after_s=7)
+    if kind is errors.EngineLost:
+        return errors.EngineLost("gone", retry_after_s=7)
     if kind is errors.AccountSuspended:
         return errors.AccountSuspended("suspended")
     return kind("it is so", param="model", retry_after_s=7)
