@@ -44,9 +44,9 @@ serve: install  ## start a server with a demo account (PORT=8000, DATA_DIR=data,
 test: dev       ## run the quick tests, in parallel
 	$(BIN)/pytest -n 4 --dist worksteal -m "not acceptance and not chaos"
 
-# Another program on the machine can disturb one measurement, so one that fails is repeated once.
+# Another program on the machine can disturb one of 1,300 tests, so one that fails is repeated once, and shown as R.
 acceptance: dev ## run the long tests against real servers: in parallel, then those that measure time on their own
-	$(BIN)/pytest -n 2 --dist worksteal -m "acceptance and not timing" --durations=20
+	$(BIN)/pytest -n 2 --dist worksteal -m "acceptance and not timing" --reruns 1 --reruns-delay 5 --durations=20
 	$(BIN)/pytest -m "acceptance and timing" --reruns 1 --reruns-delay 5 --durations=20
 
 long: dev       ## run whole what make acceptance shortens, and all other tests that measure time

@@ -120,7 +120,18 @@ def test_a_server_whose_database_is_moved_refuses_until_it_is_back(tmp_path: Pat
         path, aside = server.data_dir / "minitoolai.db", server.data_dir / "aside.db"
         path.rename(aside)
         eventually(lambda: requests.get(server.url + "/readyz", timeout=10).status_code == 503, within_s=10)
-        eventually(lambda: post(account).status_code == 503, within_s=10)
+        seen: list[str] = []
+
+        def is_refused() -> bool:
+            answer = post(account)
+            seen.append(f"{answer.status_code} {answer.text[:100]}")
+            return answer.status_code == 503
+
+        try:
+            eventually(is_refused, within_s=20)
+        except AssertionError:
+            print(seen, server.log.read_text()[-4_000:])
+            raise
         eventually(lambda: "was deleted or moved away" in server.log.read_text(), within_s=15)
         assert not path.exists()
         aside.rename(path)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
 from collections.abc import Iterator
 
 import psycopg
@@ -10,6 +13,9 @@ import pytest
 from minitoolai.storage.postgres.bulk import array_oid, pack_array
 from minitoolai.storage.postgres.pipeline import Pipeline, Statement, StatementFailed, require_row_count
 from minitoolai.storage.postgres.session import connect
+
+#: The OID of the type.
+TEXT = 25
 
 
 @pytest.fixture
@@ -82,3 +88,22 @@ def test_a_broken_session_is_closed(session: psycopg.Connection, postgres_url: s
     with pytest.raises(psycopg.Error):
         pipeline.run([ids(SELECT, 1)])
     assert session.closed
+
+
+def test_a_batch_larger_than_the_buffers_of_the_connection_arrives(
+    session: psycopg.Connection,  # type: ignore[type-arg]
+) -> None:
+    with socket.socket(fileno=os.dup(session.pgconn.socket)) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    large = Statement("SELECT length($1), repeat('y', 8000000)", (TEXT,), (b"x" * 8_000_000,))
+    pipeline, lengths = Pipeline(session), []
+
+    def run() -> None:
+        for result in pipeline.run([large, large]):
+            ((length, answer),) = pipeline.rows(result)
+            lengths.append((length, len(answer)))
+
+    running = threading.Thread(target=run, daemon=True)
+    running.start()
+    running.join(30)
+    assert lengths == [(8_000_000, 8_000_000)] * 2

@@ -81,8 +81,11 @@ class Pipeline:
     def _exchange(self, statements: Sequence[Statement]) -> PQGen[tuple[dict[str, bytes], list[PGresult]]]:
         """Send all statements and one Sync, and return the names of newly prepared statements and all results."""
         new: dict[str, bytes] = {}
-        commands = deque([lambda: self._send(statements, new)])
-        groups = yield from generators.pipeline_communicate(self._db.pgconn, commands)
+        groups: list[list[PGresult]] = []
+        self._send(statements, new)
+        # Until the system has taken all of it. `pipeline_communicate` flushes once, and then only waits for results: a
+        # batch larger than the buffers of the connection would wait for ever, and the server for its other half.
+        yield from generators.send(self._db.pgconn)
         while not (groups and groups[-1][0].status == _SYNC):
             groups.append((yield from generators.fetch_many(self._db.pgconn)))
         return new, [group[0] for group in groups[:-1]]
