@@ -128,7 +128,7 @@ def test_a_server_whose_database_is_moved_refuses_until_it_is_back(tmp_path: Pat
             return answer.status_code == 503
 
         try:
-            eventually(is_refused, within_s=20)
+            eventually(is_refused, within_s=10)
         except AssertionError:
             print(seen, server.log.read_text()[-4_000:])
             raise
