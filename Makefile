@@ -9,6 +9,10 @@ TORCH    ?= torch==2.13.0
 DATA_DIR ?= data
 MODEL    ?= large
 
+QUICK    := "not acceptance and not chaos"
+PARALLEL := "acceptance and not timing"
+TIMING   := "acceptance and timing"
+
 .PHONY: help install dev dev-gpu serve test acceptance long fuzz fetched compatibility chaos cluster soak alerts check house bench bench-peers pin sbom wheel clean
 
 help:           ## show this list
@@ -41,17 +45,22 @@ serve: install  ## start a server with a demo account (PORT=8000, DATA_DIR=data,
 	@echo "starting the server on port $(PORT)"
 	@MINITOOLAI_DEMO_MODEL=$(MODEL) exec $(BIN)/minitoolai serve --demo --port $(PORT) --data-dir $(DATA_DIR)
 
-test: dev       ## run the quick tests, in parallel
-	$(BIN)/pytest -n 4 --dist worksteal -m "not acceptance and not chaos"
+# Another program on the machine can disturb one of 14,000 tests. So those that failed are repeated once, alone, and with
+# fixtures of their own; both results are shown.
+define run_tests
+$(BIN)/pytest $(1) || { [ $$? = 1 ] && echo "repeating the tests that failed" && $(BIN)/pytest --last-failed --last-failed-no-failures=none -m $(2); }
+endef
 
-# Another program on the machine can disturb one of 1,300 tests, so one that fails is repeated once, and shown as R.
+test: dev       ## run the quick tests, in parallel
+	$(call run_tests,-n 4 --dist worksteal -m $(QUICK),$(QUICK))
+
 acceptance: dev ## run the long tests against real servers: in parallel, then those that measure time on their own
-	$(BIN)/pytest -n 2 --dist worksteal -m "acceptance and not timing" --reruns 1 --reruns-delay 5 --durations=20
-	$(BIN)/pytest -m "acceptance and timing" --reruns 1 --reruns-delay 5 --durations=20
+	$(call run_tests,-n 2 --dist worksteal --durations=20 -m $(PARALLEL),$(PARALLEL))
+	$(call run_tests,--durations=20 -m $(TIMING),$(TIMING))
 
 long: dev       ## run whole what make acceptance shortens, and all other tests that measure time
 	TESTS_LONG=1 $(BIN)/pytest tests/acceptance/test_pictures.py -m "not timing"
-	TESTS_LONG=1 $(BIN)/pytest -m "acceptance and timing" --reruns 1 --reruns-delay 5 --durations=20
+	TESTS_LONG=1 $(BIN)/pytest --durations=20 -m $(TIMING)
 
 fuzz: dev       ## send ten minutes of generated requests to every endpoint of /openapi.json
 	FUZZ_S=600 FUZZ_SEED=new $(BIN)/pytest tests/acceptance/test_fuzz.py

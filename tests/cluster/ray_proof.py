@@ -81,8 +81,11 @@ class Figures:
 class Site:
     """A shop whose images are drawn on a Ray cluster."""
 
-    def __init__(self, folder: Path, cluster: Cluster, ray: RayCluster, env: dict[str, str], catalog: str) -> None:
-        self.ray, self.database = ray, cluster
+    def __init__(
+        self, folder: Path, cluster: Cluster, ray: RayCluster, env: dict[str, str], catalog: str, cpus: int
+    ) -> None:
+        #: `cpus`: of each machine.
+        self.ray, self.database, self.cpus = ray, cluster, cpus
         own = {"MINITOOLAI_IMAGE_ROWS": str(ROWS), "MINITOOLAI_IMAGE_QUEUE_WITHOUT_WORKERS": "1"}
         own |= {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create()), "MINITOOLAI_IMAGE_QUEUE": "1000"}
         self.server = ServerProcess(folder, catalog=catalog, env=own).start()
@@ -118,7 +121,7 @@ def site(nodes: int = NODES, catalog: str = PLACED, cpus: int = 2, **env: str) -
         ray = RayCluster()
         try:
             ray.add_nodes(nodes, cpus)
-            opened = Site(Path(folder), cluster, ray, env, catalog)
+            opened = Site(Path(folder), cluster, ray, env, catalog, cpus)
             try:
                 yield opened
             finally:
@@ -145,9 +148,9 @@ def redrawn_after(shop: Site, account: Account, lose: Callable[[RayNode], None])
 
 
 def replace_node(shop: Site) -> None:
-    """Start a machine instead of the first one, which was lost."""
+    """Start a machine as large instead of the first one, which was lost."""
     shop.ray.nodes.pop(0).kill()
-    shop.ray.add_node(cpus=2)
+    shop.ray.add_node(shop.cpus)
 
 
 def wait_for_copies(shop: Site) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.cluster.ray_proof import PLACED, Figures, Site, disturb, examine, replace_node, site
+from tests.cluster.ray_proof import PLACED, Figures, Site, disturb, examine, site
 from tests.cluster.test_workers import health_url
 from tests.support.gallery import PRICE
 from tests.support.ray_cluster import RayNode
@@ -52,9 +52,9 @@ def libraries(pid: int) -> str:
     return Path(f"/proc/{pid}/maps").read_text()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def shop() -> Iterator[Site]:
-    """A shop on a cluster of two machines, each with room for all copies and servers."""
+    """A shop on a cluster of two machines, each with room for all copies and servers. Each test breaks its own."""
     env = {"MINITOOLAI_METRICS_LISTEN": "127.0.0.1:0", "MINITOOLAI_LLAMA_THREADS": "1"}
     with site(2, PLACED + SERVERS, cpus=5, **env) as opened:
         yield opened
@@ -62,40 +62,45 @@ def shop() -> Iterator[Site]:
 
 def test_a_lost_machine_fails_no_job_and_a_server_never_loads_ray(shop: Site) -> None:
     account, other = shop.server.account("10"), shop.server.account("10")
-    check_servers(other)
+    check_servers(shop, other)
+    eventually(lambda: placed(shop) == (3, 3, 12), within_s=60, every_s=0.2)
     for n in range(10):
         shop.ask(account, prompt=f"{n}", steps=8)
+    # More than two copies take, so each of the three has some.
     eventually(lambda: shop.running() == 10, within_s=60, every_s=0.05)
-    wanted, running, capacity = placed(shop)
-    assert wanted == 3
-    assert 3 >= running >= 2
-    assert capacity == 4 * running
     # A machine that draws.
     shop.ray.nodes.sort(key=lambda node: "engines.images.child" not in commands(node))
     shop.ray.nodes[0].kill()
     figures = Figures()
     examine(shop, figures)
-    check_servers(other)
+    check_servers(shop, other)
     assert figures.violations == []
     assert figures.rows == {"jobs lost": "0", "jobs charged twice": "0"}
     again, failures = shop.rows("SELECT sum(attempt - 1), max(failures) FROM generations")[0]
     # Drawn again, which is no failure.
-    assert (again > 0, failures) == (True, 0)
+    logs = (shop.server.folder / "worker.log").read_text()[-8000:]
+    assert (again > 0, failures) == (True, 0), logs
     assert account.settled() == 10_000_000_000 - 10 * PRICE
     assert "_raylet" in libraries(shop.worker.pid)
     assert "_raylet" not in libraries(shop.server.pid)
     said = doctor(shop)
     assert f"ok     Ray: 3 machines, 5 CPUs, 0 GPUs at {shop.ray.address}; a wrong token is refused" in said, said
     assert "FAULT" not in said, said
-    replace_node(shop)
 
 
 def commands(node: RayNode) -> str:
     """Return the command lines of all processes of a machine."""
-    return " ".join(Path(f"/proc/{pid}/cmdline").read_text() for pid in node.pids)
+    found = []
+    for pid in node.pids:
+        try:
+            found.append(Path(f"/proc/{pid}/cmdline").read_text())
+        except OSError:
+            # It has ended meanwhile.
+            continue
+    return " ".join(found)
 
 
-def check_servers(account: Account) -> None:
+def check_servers(shop: Site, account: Account) -> None:
     """Wait until a voice speaks and a language model answers, wherever they are now."""
     speech = {"model": "tone", "input": "hello", "voice": "tone", "response_format": "wav"}
     chat = {"model": "small", "messages": [{"role": "user", "content": "word"}], "max_completion_tokens": 4}
@@ -103,8 +108,12 @@ def check_servers(account: Account) -> None:
     def works(path: str, body: dict[str, Any]) -> bool:
         return requests.post(account.server.url + path, json=body, headers=account.headers, timeout=30).ok
 
-    eventually(lambda: works("/v1/audio/speech", speech), within_s=60, every_s=0.2)
-    eventually(lambda: works("/v1/chat/completions", chat), within_s=60, every_s=0.2)
+    for path, body in (("/v1/audio/speech", speech), ("/v1/chat/completions", chat)):
+        try:
+            eventually(lambda: works(path, body), within_s=60, every_s=0.2)
+        except AssertionError as error:
+            logs = [(shop.server.folder / name).read_text()[-8000:] for name in ("worker.log", "serve.log")]
+            raise AssertionError(f"{path}: {error}; the worker and the server say:\n" + "\n".join(logs)) from error
 
 
 def test_no_job_is_lost_or_paid_twice_while_everything_is_killed_once(shop: Site) -> None:
@@ -112,7 +121,7 @@ def test_no_job_is_lost_or_paid_twice_while_everything_is_killed_once(shop: Site
     figures, before = Figures(), len(shop.acknowledged)
     disturb(shop, figures, seconds=12, jobs=30, once=True)
     examine(shop, figures)
-    check_servers(shop.server.account("10"))
+    check_servers(shop, shop.server.account("10"))
     print(f"{figures.counts} after {figures.events}")
     assert figures.violations == []
     assert figures.rows == {"jobs lost": "0", "jobs charged twice": "0"}
