@@ -12,15 +12,15 @@ from tests.support.ledger_run import random_walk
 from tests.support.mutants import EQUIVALENT, Mutant, load, mutants
 
 SOURCE = Path(rules.__file__).read_text("utf-8")
-#: A mutant that passes this many random walks has survived.
-WALKS = 96
+#: A mutant that passes this many random walks has survived. Of an excused one it is known, so a few show it.
+WALKS, WALKS_OF_EXCUSED = 96, 8
 
 
 def _survives(mutant: Mutant) -> bool:
     # A mutant that cannot be compiled would count as killed without any test: it is an error.
     wrong = load(mutant.tree, "wrong_ledger").decide
     try:
-        for seed in range(WALKS):
+        for seed in range(WALKS_OF_EXCUSED if mutant.place in EQUIVALENT else WALKS):
             random_walk(wrong, seed=seed, batches=40)
     except Exception:  # noqa: BLE001 - a wrong ledger may fail in any way
         return False
@@ -51,8 +51,8 @@ def test_a_mutant_that_cannot_be_compiled_is_an_error_and_not_killed() -> None:
         _survives(broken)
 
 
-#: All of them take twenty seconds, so the quick tests try every fifth.
-@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.acceptance)])
+#: All of them take more than a minute, so the quick tests try every tenth.
+@pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.acceptance)])
 def test_at_least_95_percent_of_the_mutants_of_the_ledger_are_killed(
     every: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
