@@ -55,11 +55,11 @@ test: dev       ## run the quick tests, in parallel
 	$(call run_tests,-n 4 --dist worksteal -m $(QUICK),$(QUICK))
 
 acceptance: dev ## run the long tests against real servers: in parallel, then those that measure time on their own
-	$(call run_tests,-n 2 --dist worksteal --durations=20 -m $(PARALLEL),$(PARALLEL))
+	$(call run_tests,-n 3 --dist worksteal --durations=20 -m $(PARALLEL),$(PARALLEL))
 	$(call run_tests,--durations=20 -m $(TIMING),$(TIMING))
 
 long: dev       ## run whole what make acceptance shortens, and all other tests that measure time
-	TESTS_LONG=1 $(BIN)/pytest tests/acceptance/test_pictures.py -m "not timing"
+	TESTS_LONG=1 $(BIN)/pytest tests/acceptance/test_pictures.py tests/acceptance/test_money.py tests/acceptance/test_fuzz.py -m "not timing"
 	TESTS_LONG=1 $(BIN)/pytest --durations=20 -m $(TIMING)
 
 fuzz: dev       ## send ten minutes of generated requests to every endpoint of /openapi.json

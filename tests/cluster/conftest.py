@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-#: Modules that measure no time: they wait for others most of the time, so other tests may run beside them.
-PATIENT = ("test_limits.py", "test_ray_host.py", "test_ray_worker.py", "test_standby.py")
+#: Modules that measure no time, or seconds: they wait for others most of the time, so other tests may run beside them.
+PATIENT = ("test_limits.py", "test_ray_host.py", "test_ray_worker.py", "test_standby.py", "test_workers.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,30 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import os
 import socket
 import sys
-from asyncio import StreamReader, StreamWriter
+from asyncio import StreamReader
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from minitoolai.core.clock import random_text
 from minitoolai.core.errors import EngineError
-from minitoolai.engines.child_process import FRAME_HEADER, to_frame
 from minitoolai.engines.command_process import CommandProcess
+from minitoolai.engines.connected_host import ConnectedHost, connect
 from minitoolai.engines.host import ChildHost, HostClient, MakeHost
-from minitoolai.engines.supervision import Supervised
-
-log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 #: CPU time for loading, or time without any, after which a server counts as hanging: large weights take minutes.
 LOAD_S = 600.0
 CHECK_EVERY_S = 1.0
-#: Connect within this time. One with a silently lost other side ends after SILENCE_S.
-CONNECT_S, SILENCE_S = 10.0, 8
+#: A connection with a silently lost other side ends after this time.
+SILENCE_S = 8
 #: Wait this long for the secret of a new connection.
 SECRET_S = 2.0
 
@@ -149,49 +145,20 @@ def notice_silence(connection: Any) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-async def connect(host: str, port: int) -> tuple[StreamReader, StreamWriter]:
-    """Connect to an IP address."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    connection = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        connection.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(connection, (host, port))
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except BaseException:
-        connection.close()
-        raise
-    return await asyncio.open_connection(sock=connection)
-
-
-class DialedHost(Supervised):
+class DialedHost(ConnectedHost):
     """A child behind a placed server: each connection has one of its own, which ends with the connection.
 
-    An `EngineHost`. It connects again whenever the connection ends, until it is stopped.
+    It connects again whenever the connection ends, until it is stopped.
     """
-
-    is_background = False
-    is_remote = True
-    #: The process ID is known on the other machine only.
-    pid: int | None = None
 
     def __init__(self, name: str, module: str, client: HostClient, rows: int = 1, *, offer: ServerOffer) -> None:
         """`module` is what the server runs, so it is not sent."""
-        super().__init__(name)
-        self._module, self._client, self._rows, self._offer = module, client, rows, offer
-        self._reader: asyncio.Task[None] | None = None
-        self._writer: StreamWriter | None = None
-
-    @property
-    def capacity(self) -> int:
-        return self._rows if self.is_up else 0
+        super().__init__(name, client, rows)
+        self._module, self._offer = module, offer
 
     def cpu_s(self) -> float:
         """Return 0: the time is unknown, so that a command counts as hanging by the clock alone."""
         return 0.0
-
-    def send(self, command: Any) -> None:
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(to_frame(command))
 
     def kill(self) -> None:
         """Close the connection, which ends the child."""
@@ -202,8 +169,7 @@ class DialedHost(Supervised):
         await self._release()
         host, _, port = self._offer.address.rpartition(":")
         try:
-            async with asyncio.timeout(CONNECT_S):
-                stream, self._writer = await connect(host, int(port))
+            stream, self._writer = await connect(host, int(port))
         except (OSError, TimeoutError) as error:
             raise EngineError(f"{self.name}: no connection to its server at {self._offer.address}: {error}") from error
         notice_silence(self._writer.get_extra_info("socket"))
@@ -212,31 +178,8 @@ class DialedHost(Supervised):
         await self._client.load()
         self.is_up = True
 
-    async def _read_events(self, stream: StreamReader) -> None:
-        try:
-            while True:
-                header = await stream.readexactly(FRAME_HEADER.size)
-                self._client.on_event(await stream.readexactly(FRAME_HEADER.unpack(header)[0]))
-        except (asyncio.IncompleteReadError, OSError):
-            self.is_up = False
-            self._client.on_end(is_lost=True)
-
-    async def _wait_for_end(self) -> str | None:
-        reader = self._reader
-        if reader is None:
-            return None
-        while not reader.done():
-            await asyncio.wait([reader], timeout=self._client.check_every_s)
-            if not reader.done() and (reason := self._client.why_hung()) is not None:
-                log.error("%s hangs (%s): closing the connection to %s", self.name, reason, self._offer.address)
-                self.kill()
+    async def _read_events(self, stream: StreamReader) -> str:
+        await self._read(stream)
+        self.is_up = False
+        self._client.on_end(is_lost=True)
         return f"lost its connection to {self._offer.address}"
-
-    async def _release(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.transport.abort()

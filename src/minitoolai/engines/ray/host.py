@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from asyncio import StreamReader, StreamWriter
+from asyncio import StreamReader
 from functools import partial
 from typing import Any
 
@@ -17,19 +17,15 @@ from ray.exceptions import ActorUnavailableError, RayError
 from minitoolai import __version__
 from minitoolai.core.errors import EngineError
 from minitoolai.core.threads import PLACEMENT
-from minitoolai.engines.child_process import FRAME_HEADER, to_frame
+from minitoolai.engines.connected_host import ConnectedHost, connect
 from minitoolai.engines.host import HostClient
 from minitoolai.engines.ray.cluster import is_alive
 from minitoolai.engines.ray.relay import Health, Relay, RelayOffer
-from minitoolai.engines.servers import connect
-from minitoolai.engines.supervision import Supervised
 
 log = logging.getLogger(__name__)
 
 #: Ask the actor how its child is this often. Without an answer for SILENCE_S, its machine counts as lost.
 LOOK_EVERY_S, SILENCE_S = 1.0, 8.0
-#: Connect to the machine of a new actor within this time.
-CONNECT_S = 10.0
 #: Say in the log that no machine has room after this long, and ask again; the next times each after twice as long. The
 #: cluster's autoscaler sees it immediately.
 ASK_AGAIN_S, LONGEST_ASK_S = 30.0, 300.0
@@ -37,38 +33,25 @@ ASK_AGAIN_S, LONGEST_ASK_S = 30.0, 300.0
 CALLS = 8
 
 
-class RayHost(Supervised):
+class RayHost(ConnectedHost):
     """One child on a machine of the cluster that `connect` has connected to. A lost machine is replaced by another."""
 
-    is_background = False
-    is_remote = True
     ask_again_s = ASK_AGAIN_S
 
     def __init__(self, name: str, module: str, client: HostClient, rows: int = 1, *, gpus: float = 0.0) -> None:
-        super().__init__(name)
-        self._module, self._client, self._rows, self._gpus = module, client, rows, gpus
+        super().__init__(name, client, rows)
+        self._module, self._gpus = module, gpus
         self._actor: Any = None
-        self._reader: asyncio.Task[str] | None = None
-        self._writer: StreamWriter | None = None
         self._memory = 0
         self._cpu_s = 0.0
-        #: The process ID on that machine, and the machine in the cluster.
-        self.pid: int | None = None
+        #: The machine in the cluster.
         self._node_id = ""
-
-    @property
-    def capacity(self) -> int:
-        return self._rows if self.is_up else 0
 
     def cpu_s(self) -> float:
         return self._cpu_s
 
     def resident_bytes(self) -> int:
         return self._memory if self.is_up else 0
-
-    def send(self, command: Any) -> None:
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(to_frame(command))
 
     def kill(self) -> None:
         if self._actor is not None:
@@ -84,8 +67,7 @@ class RayHost(Supervised):
             if offer.version != __version__:
                 raise EngineError(f"{self.name}: a machine has minitoolai {offer.version}, this one {__version__}")
             where = f"{offer.host}:{offer.port}"
-            async with asyncio.timeout(CONNECT_S):
-                stream, self._writer = await connect(offer.host, offer.port)
+            stream, self._writer = await connect(offer.host, offer.port)
             self._writer.write(offer.secret)
             self.pid = await _answer(actor.start.remote())
         except RayError as error:
@@ -132,26 +114,9 @@ class RayHost(Supervised):
             await PLACEMENT.run(partial(_kill, actor))
             wait_s = min(2 * wait_s, LONGEST_ASK_S)
 
-    async def _wait_for_end(self) -> str | None:
-        reader = self._reader
-        if reader is None:
-            return None
-        while not reader.done():
-            await asyncio.wait([reader], timeout=self._client.check_every_s)
-            if not reader.done() and (reason := self._client.why_hung()) is not None:
-                log.error("%s hangs (%s): killing process %s on its machine", self.name, reason, self.pid)
-                self.kill()
-        return reader.result()
-
     async def _release(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            # The child ends when its connection is closed, even if its actor lives on.
-            writer.transport.abort()
+        # The child ends when its connection is closed, even if its actor lives on.
+        await super()._release()
         actor, self._actor = self._actor, None
         if actor is not None:
             await PLACEMENT.run(partial(_kill, actor))
@@ -183,15 +148,6 @@ class RayHost(Supervised):
             self.is_up = False
             self._client.on_end(is_lost=is_lost)
         return how
-
-    async def _read(self, stream: StreamReader) -> None:
-        read, on_event = stream.readexactly, self._client.on_event
-        try:
-            while True:
-                header = await read(FRAME_HEADER.size)
-                on_event(await read(FRAME_HEADER.unpack(header)[0]))
-        except (asyncio.IncompleteReadError, OSError):
-            return
 
     async def _watch(self, actor: Any) -> None:
         """Look after the child until the machine does not answer. Raises TimeoutError, RayError."""
