@@ -105,15 +105,18 @@ def check_servers(shop: Site, account: Account) -> None:
     speech = {"model": "tone", "input": "hello", "voice": "tone", "response_format": "wav"}
     chat = {"model": "small", "messages": [{"role": "user", "content": "word"}], "max_completion_tokens": 4}
 
-    def works(path: str, body: dict[str, Any]) -> bool:
-        return requests.post(account.server.url + path, json=body, headers=account.headers, timeout=30).ok
+    def wait_for(path: str, body: dict[str, Any]) -> None:
+        def works() -> bool:
+            return requests.post(account.server.url + path, json=body, headers=account.headers, timeout=30).ok
 
-    for path, body in (("/v1/audio/speech", speech), ("/v1/chat/completions", chat)):
         try:
-            eventually(lambda: works(path, body), within_s=60, every_s=0.2)
+            eventually(works, within_s=60, every_s=0.2)
         except AssertionError as error:
             logs = [(shop.server.folder / name).read_text()[-8000:] for name in ("worker.log", "serve.log")]
             raise AssertionError(f"{path}: {error}; the worker and the server say:\n" + "\n".join(logs)) from error
+
+    wait_for("/v1/audio/speech", speech)
+    wait_for("/v1/chat/completions", chat)
 
 
 def test_no_job_is_lost_or_paid_twice_while_everything_is_killed_once(shop: Site) -> None:
