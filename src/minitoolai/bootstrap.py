@@ -109,6 +109,7 @@ class Services:
             self.images,
             self.auditor,
             self.settings.data_dir,
+            self.publisher.servers,
         )
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -29,6 +30,7 @@ from minitoolai.core.telemetry.meters import EngineResult, Histogram
 from minitoolai.core.threads import FILES
 from minitoolai.engines.placement import PlacedEngine
 from minitoolai.engines.protocols import ChatEngine, SpeechEngine
+from minitoolai.engines.servers import PlacedServer
 from minitoolai.engines.supervision import running_children
 from minitoolai.engines.transcription.protocols import TranscriptionEngine
 from minitoolai.http.errors import error_counts
@@ -113,7 +115,7 @@ METRICS: Final[Mapping[str, Metric]] = {
         _COUNTER, "Child processes of the engine that exited and were restarted.", ("engine",)
     ),
     "minitoolai_placed_engines": Metric(
-        _GAUGE, "Copies of an engine on Ray: wanted, for the jobs that wait and run, and running.", ("engine", "state")
+        _GAUGE, "Copies and servers of an engine on Ray: wanted and running.", ("engine", "state")
     ),
     "minitoolai_placed_capacity": Metric(
         _GAUGE, "Images that the running copies of an engine on Ray take at once.", ("engine",)
@@ -166,6 +168,8 @@ class MetricSources:
     images: Images
     auditor: Auditor
     data_dir: Path
+    #: The servers that this worker has placed on a cluster.
+    placed_servers: Sequence[PlacedServer] = ()
 
 
 class MetricsPage:
@@ -214,6 +218,7 @@ class MetricsPage:
         self._add_generations(families)
         self._add_writer(families)
         self._add_engines(families)
+        self._add_placed(families)
         self._add_ledger(families)
         self._add_store(families)
         if gauges is not None:
@@ -279,11 +284,6 @@ class MetricsPage:
         worker = sources.images.worker
         for name, painter in sources.images.engines.items():
             ready[name] = bool(worker.models_of(painter)) or ready.get(name, False)
-            if isinstance(painter, PlacedEngine):
-                placed = painter.placed
-                families.add("minitoolai_placed_engines", placed.wanted, name, "wanted")
-                families.add("minitoolai_placed_engines", placed.running, name, "running")
-                families.add("minitoolai_placed_capacity", placed.capacity, name)
         if worker.membership is not None and worker.membership.clock_offset is not None:
             families.add("minitoolai_clock_offset_seconds", worker.membership.clock_offset.ms * MS)
         families.add("minitoolai_images_unstored", len(worker.outage.waiting))
@@ -295,6 +295,20 @@ class MetricsPage:
         for name, children in running_children().items():
             families.add("minitoolai_child_memory_bytes", children.memory, name)
             families.add("minitoolai_child_restarts_total", children.restarts, name)
+
+    def _add_placed(self, families: _Families) -> None:
+        wanted, running = Counter[str](), Counter[str]()
+        for name, engine in self._sources.images.engines.items():
+            if isinstance(engine, PlacedEngine):
+                placed = engine.placed
+                wanted[name], running[name] = placed.wanted, placed.running
+                families.add("minitoolai_placed_capacity", placed.capacity, name)
+        for server in self._sources.placed_servers:
+            wanted[server.name] += 1
+            running[server.name] += server.is_up
+        for name in wanted:
+            families.add("minitoolai_placed_engines", wanted[name], name, "wanted")
+            families.add("minitoolai_placed_engines", running[name], name, "running")
 
     def _add_store(self, families: _Families) -> None:
         store = self._sources.images.objects
