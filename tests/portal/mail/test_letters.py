@@ -8,7 +8,13 @@ import pytest
 
 from minitoolai.core.catalog.shop import Shop
 from minitoolai.portal.i18n import DEFAULT, LANGUAGES, translations
-from minitoolai.portal.mail.letters import RESET_PATH, TEXTS, letter_composer, sender_of
+from minitoolai.portal.mail.letters import (
+    ALARM_PATH,
+    ALARM_WITHOUT_PASSWORDS,
+    TEXTS,
+    letter_composer,
+    sender_of,
+)
 
 SITE = "https://ai.example.com"
 
@@ -20,22 +26,24 @@ def links(text: str) -> list[str]:
 @pytest.mark.parametrize("purpose", TEXTS)
 def test_an_e_mail_has_at_most_one_link_which_is_on_this_site_in_its_language(purpose: str) -> None:
     letter = letter_composer(Shop(), SITE, "de", "ann@example.com", "bob@example.com")(purpose, "s3cret")  # type: ignore[arg-type]
-    path = TEXTS[purpose].path  # type: ignore[index]
+    path = ALARM_PATH if TEXTS[purpose].alarm else TEXTS[purpose].path  # type: ignore[index]
     assert links(letter.text) == ([f"{SITE}/de{path.format(secret='s3cret')}"] if path else [])
     assert letter.to == "ann@example.com"
     assert "%(" not in letter.text + letter.subject
 
 
-def test_only_where_passwords_sign_in_a_letter_leads_to_their_reset() -> None:
-    resets = [purpose for purpose, text in TEXTS.items() if text.path == RESET_PATH]
-    assert len(resets) >= 5
+def test_only_where_passwords_sign_in_an_alarm_leads_to_their_reset() -> None:
+    alarms = [purpose for purpose, text in TEXTS.items() if text.alarm]
+    assert len(alarms) >= 5
     for purpose in TEXTS:
         compose = letter_composer(Shop(), SITE, "en", "ann@example.com", "bob@example.com", is_password_open=False)
-        found = links(compose(purpose, "s").text)
-        if purpose in resets:
-            assert found == [f"{SITE}/en/account"], purpose
+        text = compose(purpose, "s").text
+        if purpose in alarms:
+            assert links(text) == [f"{SITE}/en/account"], purpose
+            assert ALARM_WITHOUT_PASSWORDS in text
+            assert "reset your password" not in text.replace("\n", " ")
         else:
-            assert found == links(
+            assert links(text) == links(
                 letter_composer(Shop(), SITE, "en", "a@b.example", "bob@example.com")(purpose, "s").text
             )
 
@@ -44,7 +52,7 @@ def test_only_where_passwords_sign_in_a_letter_leads_to_their_reset() -> None:
 def test_every_text_is_translated(lang: str) -> None:
     translate = translations(lang).gettext
     for text in TEXTS.values():
-        for words in filter(None, (text.subject, text.words, text.end)):
+        for words in filter(None, (text.subject, text.words, text.end, text.alarm, ALARM_WITHOUT_PASSWORDS)):
             assert (translate(words) != words) is (lang != DEFAULT), words
 
 

@@ -11,19 +11,24 @@ from minitoolai.accounts.users import Compose, Purpose
 from minitoolai.core.catalog.shop import Shop
 from minitoolai.portal.i18n import N_, translations
 
-RESET_PATH = "/reset"
+#: What a user does who did not do what the e-mail reports, and where: with and without passwords.
+ALARM, ALARM_PATH = N_("If this was not you, reset your password now and contact the operator:"), "/reset"
+ALARM_WITHOUT_PASSWORDS = N_("If this was not you, sign out all other browsers here and contact the operator:")
+BROWSERS_PATH = "/account"
 
 
 class Text(msgspec.Struct, frozen=True):
     """Subject, first paragraph, path of the link and last paragraph of an e-mail, in English.
 
-    `%(email)s` stands for the address that the e-mail is about, `{secret}` in the path for the secret of the link.
+    `alarm`: after the first paragraph, what a user does who did not do it; it has a link of its own. `%(email)s`
+    stands for the address that the e-mail is about, `{secret}` in the path for the secret of the link.
     """
 
     subject: str
     words: str
     path: str = ""
     end: str = ""
+    alarm: str = ""
 
 
 TEXTS: dict[Purpose, Text] = {
@@ -47,33 +52,29 @@ TEXTS: dict[Purpose, Text] = {
     ),
     "changed": Text(
         N_("Your password was changed"),
-        N_("Your password was changed, and all other browsers were signed out. If this was not you, reset your "
-           "password now:"),
-        RESET_PATH,
+        N_("Your password was changed, and all other browsers were signed out."),
+        alarm=ALARM,
     ),
     "factor_on": Text(
         N_("Your second factor is on"),
         N_("Signing in to your account now requires a code from your authenticator app. All other browsers were "
-           "signed out. If this was not you, set a new password here and contact the operator:"),
-        RESET_PATH,
+           "signed out."),
+        alarm=ALARM,
     ),
     "factor_off": Text(
         N_("Your second factor was removed"),
-        N_("The authenticator app was removed from your account as a second factor. If this was not you, reset your "
-           "password now:"),
-        RESET_PATH,
+        N_("The authenticator app was removed from your account as a second factor."),
+        alarm=ALARM,
     ),
     "recovery_codes": Text(
         N_("You have new recovery codes"),
-        N_("New recovery codes were created for your account, and the old ones are no longer valid. If this was not "
-           "you, reset your password now:"),
-        RESET_PATH,
+        N_("New recovery codes were created for your account, and the old ones are no longer valid."),
+        alarm=ALARM,
     ),
     "recovery_used": Text(
         N_("A recovery code was used"),
-        N_("Someone signed in to your account with your password and a recovery code. If this was not you, reset "
-           "your password now:"),
-        RESET_PATH,
+        N_("Someone signed in to your account with your password and a recovery code."),
+        alarm=ALARM,
     ),
     "passkey_added": Text(
         N_("A passkey was added"),
@@ -115,15 +116,15 @@ TEXTS: dict[Purpose, Text] = {
     ),
     "reset_stopped": Text(
         N_("Your second factor stays"),
-        N_("The removal of your second factors was stopped. If this was not you, or if you did not ask for the "
-           "removal, someone knows your password. Set a new one here:"),
-        RESET_PATH,
+        N_("The removal of your second factors was stopped."),
+        alarm=N_("If this was not you, or if you did not ask for the removal, someone knows your password. Set a new "
+                 "one here:"),
     ),
     "factors_reset": Text(
         N_("Your second factors were removed"),
         N_("All second factors were removed from your account, and all browsers were signed out. Sign in and set up a "
-           "new one. If this was not you, reset your password now and contact the operator:"),
-        RESET_PATH,
+           "new one."),
+        alarm=ALARM,
     ),
     "email_new": Text(
         N_("Confirm your new e-mail address"),
@@ -165,15 +166,21 @@ def letter_composer(
 ) -> Compose:
     """Return what writes e-mails to this address. `site`: the server's address; `about`: the address in the text.
 
-    Where only other providers sign in, no page resets a password: the link leads to the account, which changes it.
+    Where only other providers sign in, there is no password to reset: an alarm leads to the browsers of the account.
     """
     translate = translations(lang).gettext
 
     def compose(purpose: Purpose, secret: str) -> Letter:
         text = TEXTS[purpose]
-        paragraphs = [translate(text.words) % {"email": about} if "%(email)s" in text.words else translate(text.words)]
-        if text.path:
-            path = "/account" if text.path == RESET_PATH and not is_password_open else text.path
+        words, path = translate(text.words), text.path
+        if "%(email)s" in words:
+            words %= {"email": about}
+        if text.alarm:
+            alarm = text.alarm if is_password_open else ALARM_WITHOUT_PASSWORDS
+            words = f"{words} {translate(alarm)}"
+            path = ALARM_PATH if is_password_open else BROWSERS_PATH
+        paragraphs = [words]
+        if path:
             paragraphs.append(f"{site}/{lang}{path.format(secret=secret)}")
         if text.end:
             paragraphs.append(translate(text.end))
