@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,7 +37,7 @@ from minitoolai.images.moderation import PolicyChain
 from minitoolai.images.progress import JobEvents
 from minitoolai.images.scheduler import LISTENERS, WorkerState
 from minitoolai.images.service import ImageService
-from minitoolai.images.worker import ImageWorker
+from minitoolai.images.worker import REGISTER_EVERY_S, ImageWorker
 from minitoolai.ledger.rules import decide
 from minitoolai.storage.database import Database
 from minitoolai.storage.object_store import LocalObjectStore
@@ -167,7 +168,8 @@ async def measure(cluster: Cluster, engines: int, *, rate: float, seconds: float
                 # All have registered once, and know the size of their fleet.
                 await asyncio.sleep(12)
                 before, began_s = cpu_of(cluster), time.monotonic()
-                await asyncio.sleep(seconds / 2)
+                # Whole periods: all workers report at about the same moment of each.
+                await asyncio.sleep(ceil(seconds / 2 / REGISTER_EVERY_S) * REGISTER_EVERY_S)
                 idle = (cpu_of(cluster) - before) / (time.monotonic() - began_s)
                 before, began_s = cpu_of(cluster), time.monotonic()
                 count = int(rate * seconds)
