@@ -48,15 +48,15 @@ serve: install  ## start a server with a demo account (PORT=8000, DATA_DIR=data,
 # Another program on the machine can disturb one of 14,000 tests. So those that failed are repeated once, alone, and with
 # fixtures of their own; both results are shown.
 define run_tests
-$(BIN)/pytest $(1) || { [ $$? = 1 ] && echo "repeating the tests that failed" && $(BIN)/pytest --last-failed --last-failed-no-failures=none -m $(2); }
+$(BIN)/pytest -m $(1) $(2) || { [ $$? = 1 ] && echo "repeating the tests that failed" && $(BIN)/pytest -m $(1) --last-failed --last-failed-no-failures=none; }
 endef
 
 test: dev       ## run the quick tests, in parallel
-	$(call run_tests,-n 4 --dist worksteal -m $(QUICK),$(QUICK))
+	$(call run_tests,$(QUICK),-n 4 --dist worksteal)
 
 acceptance: dev ## run the long tests against real servers: in parallel, then those that measure time on their own
-	$(call run_tests,-n 3 --dist worksteal --durations=20 -m $(PARALLEL),$(PARALLEL))
-	$(call run_tests,--durations=20 -m $(TIMING),$(TIMING))
+	$(call run_tests,$(PARALLEL),-n 3 --dist worksteal --durations=20)
+	$(call run_tests,$(TIMING),--durations=20)
 
 long: dev       ## run whole what make acceptance shortens, and all other tests that measure time
 	TESTS_LONG=1 $(BIN)/pytest tests/acceptance/test_pictures.py tests/acceptance/test_money.py tests/acceptance/test_fuzz.py -m "not timing"

@@ -1,4 +1,4 @@
-"""A host of a child on another machine: commands and events go over one connection, which the child ends with."""
+"""A host of a child on another machine. Commands and events share one connection; when it closes, the child ends."""
 
 from __future__ import annotations
 
@@ -57,6 +57,12 @@ class ConnectedHost(Supervised):
             self._writer.write(to_frame(command))
 
     def kill(self) -> None:
+        """Kill a child that hangs."""
+        raise NotImplementedError
+
+    @property
+    def _target(self) -> str:
+        """Return what `kill` ends, for the log."""
         raise NotImplementedError
 
     async def _read(self, stream: StreamReader) -> None:
@@ -76,7 +82,7 @@ class ConnectedHost(Supervised):
         while not reader.done():
             await asyncio.wait([reader], timeout=self._client.check_every_s)
             if not reader.done() and (reason := self._client.why_hung()) is not None:
-                log.error("%s hangs (%s) on another machine: ending it", self.name, reason)
+                log.error("%s hangs (%s): killing %s", self.name, reason, self._target)
                 self.kill()
         return reader.result()
 

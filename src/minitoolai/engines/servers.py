@@ -160,6 +160,10 @@ class DialedHost(ConnectedHost):
         """Return 0: the time is unknown, so that a command counts as hanging by the clock alone."""
         return 0.0
 
+    @property
+    def _target(self) -> str:
+        return f"the connection to {self._offer.address}"
+
     def kill(self) -> None:
         """Close the connection, which ends the child."""
         if self._writer is not None:

@@ -169,7 +169,7 @@ class MetricSources:
     auditor: Auditor
     data_dir: Path
     #: The servers that this worker has placed on a cluster.
-    placed_servers: Sequence[PlacedServer] = ()
+    placed_servers: Sequence[PlacedServer]
 
 
 class MetricsPage:

@@ -53,6 +53,10 @@ class RayHost(ConnectedHost):
     def resident_bytes(self) -> int:
         return self._memory if self.is_up else 0
 
+    @property
+    def _target(self) -> str:
+        return f"process {self.pid} on its machine"
+
     def kill(self) -> None:
         if self._actor is not None:
             self._actor.kill.remote()

@@ -161,6 +161,11 @@ TEXTS: dict[Purpose, Text] = {
 }  # fmt: skip
 
 
+def alarm_path(*, is_password_open: bool) -> str:
+    """Return the path of the page that secures an account."""
+    return ALARM_PATH if is_password_open else BROWSERS_PATH
+
+
 def letter_composer(
     shop: Shop, site: str, lang: str, to: str, about: str = "", *, is_password_open: bool = True
 ) -> Compose:
@@ -178,7 +183,7 @@ def letter_composer(
         if text.alarm:
             alarm = text.alarm if is_password_open else ALARM_WITHOUT_PASSWORDS
             words = f"{words} {translate(alarm)}"
-            path = ALARM_PATH if is_password_open else BROWSERS_PATH
+            path = alarm_path(is_password_open=is_password_open)
         paragraphs = [words]
         if path:
             paragraphs.append(f"{site}/{lang}{path.format(secret=secret)}")

@@ -6,6 +6,7 @@ from starlette.responses import Response
 
 from minitoolai.accounts.addresses import email_forms
 from minitoolai.accounts.email_changes import LinkedChange
+from minitoolai.portal.mail.letters import alarm_path
 from minitoolai.portal.pages.access.auth import can_mail, email_composer, read_email, wait_for_email_s, wrong_code
 from minitoolai.portal.pages.account.account import render_account
 from minitoolai.portal.proofs import prove
@@ -83,7 +84,7 @@ async def stop(page: PageRequest) -> Response:
         return page.redirect("/", flash=page.gettext("The change was cancelled."))
     message = page.gettext("The change was cancelled, and all browsers were signed out. Set a new password now.")
     # Without passwords no page resets one. The account shows who is signed in and changes the password.
-    return page.redirect("/reset" if page.site.is_password_open else "/account", flash=message, kind="warn")
+    return page.redirect(alarm_path(is_password_open=page.site.is_password_open), flash=message, kind="warn")
 
 
 HANDLERS: list[Handler] = [change_email, confirm_page, confirm, stop]
